@@ -1,0 +1,58 @@
+"""Settings: `KNNEX_*` environment variables, read once, in one class."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import SettingsError
+
+
+def _cache_root() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "knnex"
+
+
+class Settings(BaseSettings):
+    """What knnex reads from the environment; every field is `KNNEX_` plus its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="KNNEX_", extra="ignore")
+
+    # The engine's address; unset, the embedded server of `home` is used if it runs, else http://localhost:9200.
+    url: str | None = None
+    api_key: SecretStr | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_certs: Path | None = None
+    verify_certs: bool = True
+    # Redis: the event log and the Celery broker; unset, the embedded one of `home`, else redis://localhost:6379/0.
+    redis_url: str | None = None
+    # Where embedded servers keep data, logs and their state.
+    home: Path = Path(".knnex")
+    # Where downloads and encoded vectors are kept between runs.
+    cache_dir: Path = Field(default_factory=_cache_root)
+    java_home: Path | None = None
+    # cpu, cuda, mps; unset, the best one there is.
+    device: str | None = None
+    # Model name -> local directory, for machines that cannot reach the model hub.
+    models: dict[str, str] = Field(default_factory=dict)
+    # Documents a worker takes from the log at once.
+    batch: int = Field(default=512, ge=1, le=10_000)
+    # Seconds after which the events of a silent worker are given to another.
+    lease: float = Field(default=15.0, gt=0)
+    # Seconds to wait for one answer of the engine.
+    timeout: float = Field(default=30.0, gt=0)
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process. Raises SettingsError for a variable that cannot be read."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "KNNEX_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}: {first['msg']}", hint=f"correct or unset {name}") from None
