@@ -1,28 +1,28 @@
 """Every error knnex raises on purpose, in one tree.
 
-    KnnexError
-    ├── SettingsError            a KNNEX_* variable or option that cannot be used
-    ├── SpecError                the declaration of an index is wrong
-    │   └── SpecMismatch         it is right, but the cluster holds something else
-    ├── InputError               a file or document that cannot be read
-    ├── EncoderError             a model failed
-    │   ├── ModelUnavailable     it cannot be loaded
-    │   ├── BadVector            it gave a vector no engine may hold
-    │   └── ModelMismatch        the index was filled by another model
-    ├── QueryError               a query that cannot be asked
-    │   ├── UnknownField         it names a field the index does not have
-    │   └── UnsupportedByEngine  this engine has no way to run it
-    ├── LogUnavailable           the event log (Redis) cannot be reached or is unsafe
-    ├── IngestIncomplete         some documents did not go in
-    └── EngineError              the engine answered with an error
-        ├── EngineUnreachable    or did not answer at all
-        ├── EngineStartFailed    an embedded server did not come up
-        ├── AccessDenied         credentials missing, wrong or too weak
-        ├── IndexMissing         no index or alias of that name
-        ├── DocumentChanged      somebody else wrote the document first
-        ├── EngineBusy           it asks us to slow down
-        ├── RequestTooLarge      it refuses a body of that size
-        └── RequestRejected      it refuses the request as such
+KnnexError
+├── SettingsError            a KNNEX_* variable or option that cannot be used
+├── SpecError                the declaration of an index is wrong
+│   └── SpecMismatch         it is right, but the cluster holds something else
+├── InputError               a file or document that cannot be read
+├── EncoderError             a model failed
+│   ├── ModelUnavailable     it cannot be loaded
+│   ├── BadVector            it gave a vector no engine may hold
+│   └── ModelMismatch        the index was filled by another model
+├── QueryError               a query that cannot be asked
+│   ├── UnknownField         it names a field the index does not have
+│   └── UnsupportedByEngine  this engine has no way to run it
+├── LogUnavailable           the event log (Redis) cannot be reached or is unsafe
+├── IngestIncomplete         some documents did not go in
+└── EngineError              the engine answered with an error
+    ├── EngineUnreachable    or did not answer at all
+    ├── EngineStartFailed    an embedded server did not come up
+    ├── AccessDenied         credentials missing, wrong or too weak
+    ├── IndexMissing         no index or alias of that name
+    ├── DocumentChanged      somebody else wrote the document first
+    ├── EngineBusy           it asks us to slow down
+    ├── RequestTooLarge      it refuses a body of that size
+    └── RequestRejected      it refuses the request as such
 """
 
 from __future__ import annotations

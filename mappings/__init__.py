@@ -1,0 +1,43 @@
+"""The spec, and the way from it to an index in the cluster."""
+
+from __future__ import annotations
+
+from .apply import Stored, create, differing, drop, find, load, version_name
+from .compile import ALIVE, META, Resolved, index_body
+from .load import dump_yaml, load_spec
+from .spec import (
+    PROVENANCE,
+    Chunking,
+    Embedding,
+    Hnsw,
+    LookupJoin,
+    NestedJoin,
+    ParentJoin,
+    SourceField,
+    Spec,
+)
+
+__all__ = [
+    "ALIVE",
+    "META",
+    "PROVENANCE",
+    "Chunking",
+    "Embedding",
+    "Hnsw",
+    "LookupJoin",
+    "NestedJoin",
+    "ParentJoin",
+    "Resolved",
+    "SourceField",
+    "Spec",
+    "Stored",
+    "create",
+    "differing",
+    "drop",
+    "dump_yaml",
+    "find",
+    "index_body",
+    "load",
+    "load_spec",
+    "version_name",
+]

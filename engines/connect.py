@@ -1,0 +1,110 @@
+"""From a URL to an engine: ask what answers, then make the client for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import SettingsError
+from .clients import sender
+from .engine import AsyncEngine, Engine, identify
+from .wire import drive
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach a server: credentials, TLS and patience (seconds)."""
+
+    api_key: str | None = None
+    basic_auth: tuple[str, str] | None = None
+    ca_certs: str | None = None
+    verify_certs: bool = True
+    timeout: float = 30.0
+
+    def __repr__(self) -> str:
+        secret = "api_key" if self.api_key else "basic_auth" if self.basic_auth else "no credentials"
+        return f"Access({secret}, ca_certs={self.ca_certs!r}, verify_certs={self.verify_certs}, timeout={self.timeout})"
+
+    def opensearch(self) -> dict[str, Any]:
+        """The options as opensearch-py takes them."""
+        options: dict[str, Any] = {"timeout": self.timeout, "verify_certs": self.verify_certs}
+        options |= {"ssl_show_warn": False, "ssl_assert_hostname": self.verify_certs}
+        if self.ca_certs:
+            options["ca_certs"] = self.ca_certs
+        if self.basic_auth:
+            options["http_auth"] = self.basic_auth
+        if self.api_key:
+            options["headers"] = {"authorization": f"ApiKey {self.api_key}"}
+        return options
+
+    def elasticsearch(self, https: bool) -> dict[str, Any]:
+        """The options as elasticsearch-py takes them."""
+        options: dict[str, Any] = {"request_timeout": self.timeout}
+        if https:
+            options |= {"verify_certs": self.verify_certs, "ssl_show_warn": False}
+            if self.ca_certs:
+                options["ca_certs"] = self.ca_certs
+        if self.basic_auth:
+            options["basic_auth"] = self.basic_auth
+        if self.api_key:
+            options["api_key"] = self.api_key
+        return options
+
+
+def check_url(url: str) -> str:
+    """The URL, with a port. Raises SettingsError for one that is none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 9200
+    except ValueError as error:
+        raise SettingsError(f"{url!r} is no URL: {error}", hint="write http://HOST:9200") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise SettingsError(f"{url!r} is no URL of an engine", hint="write http://HOST:9200 or https://HOST:9200")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    user = f"{parts.username}:{parts.password}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{host}:{port}{parts.path.rstrip('/')}"
+
+
+def open_engine(url: str, access: Access) -> Engine:
+    """An engine by its URL. Raises SettingsError, EngineUnreachable, AccessDenied, EngineError."""
+    return _open(url, access, asynchronous=False)  # type: ignore[return-value]
+
+
+def open_async_engine(url: str, access: Access) -> AsyncEngine:
+    """The same with an async client; what the server is, is asked at once and blocks for that."""
+    return _open(url, access, asynchronous=True)  # type: ignore[return-value]
+
+
+def _open(url: str, access: Access, *, asynchronous: bool) -> Engine | AsyncEngine:
+    from opensearchpy import OpenSearch  # speaks to both, and asks no product of its server
+
+    url = check_url(url)
+    probe = OpenSearch(url, max_retries=0, **access.opensearch())
+    try:
+        dialect = drive(identify(), sender(probe, "application/{}"))
+    finally:
+        probe.close()
+    make = _async_client if asynchronous else _client
+    client = make(dialect.product, url, access)
+    return AsyncEngine(client, dialect) if asynchronous else Engine(client, dialect)
+
+
+def _client(product: str, url: str, access: Access) -> Any:
+    from elasticsearch import Elasticsearch
+    from opensearchpy import OpenSearch
+
+    if product == "opensearch":
+        return OpenSearch(url, **access.opensearch())
+    return Elasticsearch(url, **access.elasticsearch(url.startswith("https")))
+
+
+def _async_client(product: str, url: str, access: Access) -> Any:
+    try:
+        from elasticsearch import AsyncElasticsearch
+        from opensearchpy import AsyncOpenSearch
+    except ImportError as error:
+        raise SettingsError(f"async needs aiohttp: {error}", hint="pip install 'knnex[async]'") from None
+    if product == "opensearch":
+        return AsyncOpenSearch(url, **access.opensearch())
+    return AsyncElasticsearch(url, **access.elasticsearch(url.startswith("https")))

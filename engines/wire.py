@@ -1,0 +1,107 @@
+"""Requests and answers as data, and the flows that exchange them.
+
+A flow is a generator that yields requests and is sent responses, so the same code serves sync and async callers
+and no module above this one does I/O of its own:
+
+    def count(index: str) -> Flow[int]:
+        response = yield Request("GET", f"/{index}/_count")
+        return response.body["count"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+from urllib.parse import quote
+
+import orjson
+
+from ..errors import InputError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request; `body` is JSON, or the lines of an NDJSON body when it is a tuple."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | tuple[Any, ...] | None = None
+    # Statuses from 400 on that are an answer to this request, and no error.
+    allow: frozenset[int] = frozenset()
+
+    @property
+    def content_type(self) -> str:
+        """`json` or `x-ndjson`."""
+        return "x-ndjson" if isinstance(self.body, tuple) else "json"
+
+    def payload(self) -> bytes | None:
+        """The body as bytes. Raises InputError for a value that JSON cannot hold."""
+        if self.body is None:
+            return None
+        if isinstance(self.body, tuple):
+            return b"".join(line + b"\n" for line in map(_line, self.body))
+        return encode(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The status and the parsed body of an answer."""
+
+    status: int
+    body: Any
+
+
+Flow = Generator[Request, Response, T]
+
+
+def encode(value: Any) -> bytes:
+    """JSON as the engines want it: UTF-8, numpy arrays as float32. Raises InputError naming what does not fit."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    except TypeError as error:
+        raise InputError(
+            f"a value has no JSON form: {error}", hint="use strings, numbers, dates, lists and dicts"
+        ) from None
+
+
+def _line(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else encode(value)
+
+
+def path_of(*parts: str) -> str:
+    """`/a/b` with every part quoted, so that no name can reach another index."""
+    return "/" + "/".join(quote(part, safe=",*") for part in parts)
+
+
+def drive(flow: Flow[T], send: Callable[[Request], Response]) -> T:
+    """Run a flow to its end with `send`; what `send` raises is raised inside the flow, which may catch it."""
+    try:
+        request = next(flow)
+        while True:
+            try:
+                response = send(request)
+            except Exception as error:
+                request = flow.throw(error)
+            else:
+                request = flow.send(response)
+    except StopIteration as done:
+        return cast(T, done.value)
+
+
+async def adrive(flow: Flow[T], send: Callable[[Request], Awaitable[Response]]) -> T:
+    """`drive` for an async `send`."""
+    try:
+        request = next(flow)
+        while True:
+            try:
+                response = await send(request)
+            except Exception as error:
+                request = flow.throw(error)
+            else:
+                request = flow.send(response)
+    except StopIteration as done:
+        return cast(T, done.value)

@@ -1,0 +1,123 @@
+"""Creating an index version behind its alias, and reading back what the cluster holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..engines import Dialect, Flow, Request, path_of
+from ..errors import IndexMissing, RequestRejected, SpecMismatch, UnsupportedByEngine
+from .compile import ALIVE, META, Resolved, index_body
+from .spec import Spec
+
+_MISSING = frozenset({404})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the cluster holds under an alias: the index version, its spec, and what made its vectors."""
+
+    index: str
+    spec: Spec
+    resolved: Mapping[str, Resolved]
+
+
+def version_name(alias: str, number: int) -> str:
+    """`movies`, 3 -> `movies-000003`."""
+    return f"{alias}-{number:06d}"
+
+
+def create(spec: Spec, dialect: Dialect, resolved: Mapping[str, Resolved]) -> Flow[tuple[Stored, bool]]:
+    """Make the index unless it is there; (what is stored, whether it was made now).
+
+    Raises SpecMismatch where the alias holds another spec, or the name is a concrete index of somebody else's.
+    """
+    wanted = Stored(version_name(spec.index, 1), spec, resolved)
+    body = index_body(spec, dialect, resolved)
+    stored = yield from find(spec.index)
+    if stored is None:
+        body["aliases"] = {spec.index: {"filter": ALIVE, "is_write_index": True}}
+        made = yield from _put(wanted.index, body, dialect)
+        if made:
+            return wanted, True
+        stored = yield from load(spec.index)  # another process made it between our two requests
+    _check_same(wanted, stored)
+    return stored, False
+
+
+def _put(index: str, body: Mapping[str, Any], dialect: Dialect) -> Flow[bool]:
+    try:
+        yield Request("PUT", path_of(index), body=body)
+    except UnsupportedByEngine as error:
+        if "join" in str(error):
+            raise dialect.decline(
+                "parent/child joins", "this distribution lacks the join module", "use a lookup or a nested join"
+            ) from error
+        raise
+    except RequestRejected as error:
+        if "resource_already_exists_exception" not in str(error):
+            raise
+        return False
+    return True
+
+
+def find(alias: str) -> Flow[Stored | None]:
+    """What the cluster holds under `alias`, or None. Raises SpecMismatch for an index that is not ours."""
+    response = yield Request("GET", path_of(alias, "_mapping"), allow=_MISSING)
+    if response.status == 404:
+        return None
+    if len(response.body) > 1:
+        raise SpecMismatch(
+            f"alias {alias!r} points at {', '.join(sorted(response.body))}", hint="it must point at one index"
+        )
+    index, holder = next(iter(response.body.items()))
+    meta = holder["mappings"].get("_meta", {}).get(META)
+    if meta is None:
+        raise SpecMismatch(
+            f"{alias!r} is an index that knnex did not make", hint="choose another name for `index` in the spec"
+        )
+    resolved = {name: Resolved(one["dims"], one["fingerprint"]) for name, one in meta["embeddings"].items()}
+    return Stored(index, Spec.model_validate(meta["spec"]), resolved)
+
+
+def load(alias: str) -> Flow[Stored]:
+    """What the cluster holds under `alias`. Raises IndexMissing, SpecMismatch."""
+    stored = yield from find(alias)
+    if stored is None:
+        raise IndexMissing(f"there is no index {alias!r}", hint="create it with `knnex create SPEC`")
+    return stored
+
+
+def drop(alias: str) -> Flow[str]:
+    """Delete the index version behind `alias`, and the alias with it; only one that knnex made. Returns its name."""
+    stored = yield from load(alias)
+    yield Request("DELETE", path_of(stored.index))
+    return stored.index
+
+
+def _check_same(wanted: Stored, stored: Stored) -> None:
+    differences = differing(wanted, stored)
+    if differences:
+        raise SpecMismatch(
+            f"index {wanted.spec.index!r} exists with another spec: {'; '.join(differences)}",
+            hint="choose another name for `index`, or delete the index with `knnex drop` and fill it again",
+        )
+
+
+def differing(wanted: Stored, stored: Stored) -> list[str]:
+    """What differs between a spec with its encoders and what is stored, a line each."""
+    lines = []
+    ours, theirs = wanted.spec.model_dump(mode="json"), stored.spec.model_dump(mode="json")
+    for key in ours:
+        if isinstance(ours[key], dict):
+            names = sorted(ours[key].keys() | theirs[key].keys())
+            changed = [f"{key}.{name}" for name in names if ours[key].get(name) != theirs[key].get(name)]
+            lines += changed
+        elif ours[key] != theirs[key]:
+            lines.append(f"{key}: {theirs[key]!r} is now {ours[key]!r}")
+    for name, one in wanted.resolved.items():
+        other = stored.resolved.get(name)
+        if other and f"embeddings.{name}" not in lines and other.fingerprint != one.fingerprint:
+            lines.append(f"embedding {name}: the model's fingerprint {other.fingerprint} is now {one.fingerprint}")
+    return lines

