@@ -1,0 +1,53 @@
+"""knnex: semantic search for the Elasticsearch or OpenSearch cluster you already run, and vectors that stay true."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import AsyncCluster, AsyncIndex, Cluster, Index, connect
+    from .errors import KnnexError
+    from .mappings import Spec, load_spec
+    from .query import F, Hit, Hits, Passage, Query
+
+__version__ = "0.1.0"
+
+# Where each public name lives; it is imported on first use, so that `import knnex` costs next to nothing.
+_HOMES = {
+    "AsyncCluster": ".client",
+    "AsyncIndex": ".client",
+    "Cluster": ".client",
+    "F": ".query",
+    "Hit": ".query",
+    "Hits": ".query",
+    "Index": ".client",
+    "KnnexError": ".errors",
+    "Passage": ".query",
+    "Query": ".query",
+    "Spec": ".mappings",
+    "connect": ".client",
+    "load_spec": ".mappings",
+}
+
+__all__ = [
+    "AsyncCluster",
+    "AsyncIndex",
+    "Cluster",
+    "F",
+    "Hit",
+    "Hits",
+    "Index",
+    "KnnexError",
+    "Passage",
+    "Query",
+    "Spec",
+    "connect",
+    "load_spec",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'knnex' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)
