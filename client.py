@@ -9,8 +9,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from .encoders import fingerprint, load_encoder
-from .engines import Access, AsyncEngine, Engine, Flow, Request, is_async, open_async_engine, open_engine, path_of
-from .engines import wrap, wrap_async
+from .engines import (
+    Access,
+    AsyncEngine,
+    Engine,
+    Flow,
+    Request,
+    is_async,
+    open_async_engine,
+    open_engine,
+    path_of,
+    wrap,
+    wrap_async,
+)
 from .engines.embedded import running
 from .errors import ModelMismatch, QueryError
 from .ingest import Progress, RedisLog, Report, Target, delete, delete_inline, ingest, ingest_inline, make_target
@@ -122,7 +133,7 @@ class _Index:
         ours, theirs = fingerprint(encoder, embedding), stored.resolved[name].fingerprint
         if ours != theirs:
             raise ModelMismatch(
-                f"{stored.spec.index}.{name} was filled under fingerprint {theirs}; {embedding.encoder} here has {ours}",
+                f"{stored.spec.index}.{name} was filled under {theirs}, but {embedding.encoder} here makes {ours}",
                 hint="load the model that filled the index, or fill it again with this one",
             )
         return encoder.encode_queries(texts)

@@ -21,7 +21,7 @@ def package_of(client: object) -> str:
             return package
     raise EngineError(
         f"{type(client).__name__} is no client of Elasticsearch or OpenSearch",
-        hint="hand in a URL, elasticsearch.Elasticsearch, AsyncElasticsearch, opensearchpy.OpenSearch or AsyncOpenSearch",
+        hint="hand in a URL, or an (Async)Elasticsearch or (Async)OpenSearch of their packages",
     )
 
 

@@ -35,6 +35,8 @@ _STATUSES: dict[int, type[EngineError]] = {
     503: EngineBusy,
     504: EngineBusy,
 }
+# How an engine says that it has no such query, retriever or field type: the module is missing.
+_NOT_KNOWN = ("unknown query [", "unknown retriever [", "No handler for type [", "The mapper type [")
 _HINTS: dict[type[Exception], str] = {
     AccessDenied: "set KNNEX_API_KEY, or KNNEX_USERNAME and KNNEX_PASSWORD, to credentials that may do this",
     IndexMissing: "create it with `knnex create SPEC`, or correct the name",
@@ -45,7 +47,7 @@ _HINTS: dict[type[Exception], str] = {
 def refused(status: int, body: Any, request: str) -> EngineError | UnsupportedByEngine:
     """Our error for an answer of status 400 or above; `request` names what was asked."""
     kind, reason = _cause(body)
-    if "unknown query [" in reason or "unknown retriever [" in reason or "No handler for type [" in reason:
+    if any(mark in reason for mark in _NOT_KNOWN):
         return UnsupportedByEngine(f"{request}: {reason}", hint="`knnex doctor` lists what this engine can do")
     found = ENGINE_ERRORS.get(kind) or _STATUSES.get(status, RequestRejected)
     detail = f"{kind}: {reason}" if kind and reason else kind or reason or "no reason given"

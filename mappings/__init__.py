@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .apply import Stored, create, differing, drop, find, load, version_name
 from .compile import ALIVE, META, Resolved, index_body
-from .load import dump_yaml, load_spec
+from .parse import dump_yaml, load_spec
 from .spec import (
     PROVENANCE,
     Chunking,

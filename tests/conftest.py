@@ -13,12 +13,22 @@ from uuid import uuid4
 
 import pytest
 import servers
-
+import support
 from knnex.engines import Access, Engine, open_engine
 from knnex.errors import UnsupportedByEngine
 from knnex.mappings import drop, find
 
 ENGINES = ("elasticsearch", "opensearch")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--support-table", metavar="FILE", help="write the README's table of what works on which engine")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    target = session.config.getoption("--support-table")
+    if target:
+        Path(target).write_text(support.table(session.items))
 
 
 def pytest_configure(config: pytest.Config) -> None:

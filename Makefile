@@ -1,0 +1,53 @@
+# `make demo` shows it working, `make test` proves it. Both set up their own environment first.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# elasticsearch or opensearch
+ENGINE ?=
+# local (started here) or docker
+ENGINES ?= local
+PACKAGES := engines mappings encoders ingest query workers
+
+.PHONY: help setup demo test lint types check bench table clean
+
+help: ## Show this.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+setup: $(READY) ## Set up the virtual environment, with everything.
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "knnex needs Python 3.11 or later; none found. Set PYTHON=/path/to/python3." >&2; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (torch alone is some gigabytes: minutes, once) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@mkdir -p $(VENV)/typing && ln -sfn "$(CURDIR)" $(VENV)/typing/knnex
+	@touch $@
+
+demo: $(READY) ## Search Python's own documentation by meaning. ENGINE=opensearch for the other engine.
+	@$(BIN)/python examples/stdlib_search/demo.py $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
+
+test: $(READY) ## Run the whole suite against real engines. ENGINES=docker takes them from Docker.
+	@KNNEX_TEST_ENGINES=$(ENGINES) $(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## Check style.
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(READY) ## Check types.
+	@MYPYPATH=$(VENV)/typing $(BIN)/mypy $(PACKAGES:%=-p knnex.%) -m knnex -m knnex.cli -m knnex.client
+
+check: lint types test ## Everything CI runs.
+
+bench: $(READY) ## Measure documents per second, side by side; figures go to benchmarks/results/.
+	@$(BIN)/python benchmarks/ingest.py $(ARGS)
+
+table: $(READY) ## Write the README's table of what works on which engine, from the suite's marks.
+	@$(BIN)/python -m pytest --collect-only -q --support-table=$(VENV)/table.md >/dev/null
+	@$(BIN)/python -c "import re, pathlib as p; r = p.Path('README.md'); t = p.Path('$(VENV)/table.md').read_text(); \
+	r.write_text(re.sub(r'(<!-- support table[^>]*-->\n).*?(<!-- end -->)', lambda m: m[1] + t + m[2], r.read_text(), flags=re.S))"
+
+clean: ## Remove the virtual environment and what the demo left behind.
+	@test ! -x $(BIN)/knnex || $(BIN)/knnex down
+	rm -rf $(VENV) .knnex build dist *.egg-info

@@ -1,0 +1,219 @@
+"""The command line: each command is one call of the library, and a screen."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import screens
+from .errors import KnnexError
+from .settings import settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Semantic search for the Elasticsearch or OpenSearch cluster you already run.",
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
+
+
+def main() -> None:
+    """The console script: errors of ours become a message and exit code 1, Ctrl-C exit code 130."""
+    try:
+        app()
+    except KnnexError as failure:
+        screens.error(failure)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+@app.command()
+def up(
+    engine: Annotated[
+        str | None, typer.Option(help="elasticsearch or opensearch; else what the Java here can run.")
+    ] = None,
+    version: Annotated[str | None, typer.Option(help="The engine's version.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Start an engine and Redis on this machine; they run until `knnex down`."""
+    from .engines.embedded import status as rows
+    from .engines.embedded import up as start
+
+    with screens.err.status("starting …") as busy:
+        start(engine=engine, version=version, home=settings().home, progress=lambda line: busy.update(line))
+    _servers(rows(settings().home), as_json)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `knnex up` and the demo started here; the data stays."""
+    from .engines.embedded import down as stop
+
+    stopped = stop(settings().home)
+    screens.out.print(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running here.")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show the servers `knnex up` started."""
+    from .engines.embedded import status as rows
+
+    _servers(rows(settings().home), as_json)
+
+
+def _servers(rows: list[Any], as_json: bool) -> None:
+    if as_json:
+        _print_json([asdict(row) for row in rows])
+    else:
+        screens.servers(rows)
+
+
+@app.command()
+def create(spec: Annotated[Path, typer.Argument(help="A spec in YAML.")], url: Url = None) -> None:
+    """Make the index of a spec, behind its alias, unless it is there already."""
+    from .client import connect
+
+    with connect(url) as cluster:
+        index = cluster.create(spec)
+        screens.out.print(f"Index [bold]{index.name}[/] is ready ({index.stored.index} on {cluster.engine.dialect}).")
+
+
+@app.command()
+def drop(
+    index: str,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = None,
+) -> None:
+    """Delete an index that knnex made, with all its documents."""
+    from .client import connect
+
+    with connect(url) as cluster:
+        held = cluster.index(index).stored.index
+        if not yes:
+            typer.confirm(f"Delete {held} and all its documents?", abort=True, err=True)
+        cluster.drop(index)
+    screens.out.print(f"Deleted {held}.")
+
+
+@app.command()
+def ingest(
+    index: str,
+    files: Annotated[
+        list[str], typer.Argument(help="NDJSON, CSV, Parquet, JSON; `-` reads NDJSON from standard input.")
+    ],
+    inline: Annotated[bool, typer.Option("--inline", help="Encode here, without log and workers.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Send the documents of files into an index; exit code 1 when one did not go in."""
+    from .client import connect
+    from .ingest import read
+
+    with connect(url) as cluster:
+        target = cluster.index(index)
+        documents = read(files, target.spec)
+        with screens.progress(f"ingest {index}") as show:
+            done = target.ingest(documents, inline=inline, progress=show)
+    if as_json:
+        _print_json(asdict(done))
+    else:
+        screens.report(done)
+    if done.refused or done.buried or done.missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    index: str,
+    text: Annotated[str, typer.Argument(help="What you look for, in your own words.")],
+    where: Annotated[
+        list[str] | None, typer.Option(help="A strict filter: kind=function, year>=1980, genre!=drama.")
+    ] = None,
+    lexical: Annotated[list[str] | None, typer.Option(help="Also by words, in these fields: title^2.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 5,
+    console: Annotated[bool, typer.Option("--console", help="Print the request for Kibana Dev Tools instead.")] = False,
+    as_json: Json = False,
+    url: Url = None,
+) -> None:
+    """Ask an index a question."""
+    from .client import connect
+    from .query import Query, parse_filter
+
+    with connect(url) as cluster:
+        asked = cluster.index(index)
+        query = Query(text).limit(limit)
+        for name in asked.spec.embeddings:
+            query = query.semantic(name)
+        if lexical:
+            query = query.lexical(*lexical)
+        query = query.where(*(parse_filter(one, asked.spec) for one in where or ()))
+        if console:
+            typer.echo(asked.to_console(query))
+            return
+        found = asked.search(query)
+    if as_json:
+        _print_json([hit.to_dict() for hit in found])
+    else:
+        screens.hits(found, asked.spec)
+
+
+@app.command()
+def worker(
+    name: Annotated[str | None, typer.Option(help="The worker's name; else made of host and process id.")] = None,
+    pool: Annotated[str, typer.Option(help="Celery's pool: solo or threads.")] = "solo",
+    concurrency: Annotated[int, typer.Option(min=1, help="Threads of the pool `threads`.")] = 1,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Celery's own messages too.")] = False,
+    url: Url = None,
+) -> None:
+    """Run a worker: it encodes what the log holds, and writes it to the index."""
+    from .client import engine_url, log_url
+    from .workers import run_worker
+
+    run_worker(url or engine_url(), log_url(), name=name, pool=pool, concurrency=concurrency, verbose=verbose)
+
+
+@app.command()
+def doctor(index: Annotated[str | None, typer.Argument()] = None, as_json: Json = False, url: Url = None) -> None:
+    """Look at engine, log, workers, models and indexes; exit code 1 when something is wrong."""
+    from .client import connect, log_url
+    from .ingest import RedisLog
+    from .workers.doctor import examine
+
+    found = examine(lambda: connect(url).engine, lambda: RedisLog(log_url()), index)
+    if as_json:
+        every = list(found)
+        _print_json([asdict(one) for one in every])
+    else:
+        every = screens.findings(found)
+    if any(one.verdict == "wrong" for one in every):
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a spec, for editors."""
+    from .mappings import Spec
+
+    _print_json(Spec.model_json_schema())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from . import __version__
+
+    typer.echo(__version__)

@@ -1,0 +1,316 @@
+"""One loaded sentence-transformers model: its tokenizer, and the forward pass over token ids."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import EncoderError, ModelUnavailable, SettingsError
+from ..settings import settings
+from .batching import run_batches
+from .model_files import content_hash
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+Precision = Literal["float32", "bfloat16"]
+Side = Literal["query", "document"]
+
+log = logging.getLogger("knnex.encoders")
+
+# Tokens of one forward pass: enough to keep the device busy, little enough to stay in its caches or memory.
+_BUDGET = {"cpu": 4096}
+_BUDGET_ACCELERATOR = 32_768
+# Texts tokenised at once; bounds the memory that a long list takes.
+_WINDOW = 8192
+# Some tokenizers say "no limit" by an astronomic number.
+_NO_LIMIT = 1 << 20
+# The names under which models keep the prompt of a side, in the order sentence-transformers looks them up.
+_PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+def best_device(wanted: str | None) -> torch.device:
+    """The device asked for, or the best there is. Raises SettingsError for one that this machine does not have."""
+    import torch
+
+    if wanted is None:
+        mps = torch.backends.mps.is_available()
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise SettingsError(
+            f"device {wanted!r} cannot be used: {reason}",
+            hint="set KNNEX_DEVICE to cpu, cuda, cuda:1, mps ..., or unset it for the best there is",
+        ) from error
+    return device
+
+
+class LoadedModel:
+    """A model in memory. Its methods may be called from several threads."""
+
+    def __init__(self, directory: Path, name: str, device: str | None, precision: Precision) -> None:
+        self.directory, self.name, self.precision = directory, name, precision
+        self.device = best_device(device or settings().device)
+        self._lock = threading.Lock()
+        with _quiet():
+            self.model = _load(directory, name, self.device)
+        if precision == "bfloat16":
+            # Pooling and normalisation stay in float32: their sums would lose what the layers kept.
+            self.model[0].to(_bfloat16())
+        self.revision = content_hash(directory)
+        self.limit = _limit(self.model)
+        self._plain = _is_plain(self.model)
+        self.dims = int(self._encode_as_library(["probe"], "document", None).shape[1])
+
+    def encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
+        """Vectors `(n, dims) float32`, as `encode_query` and `encode_document` give them; None is the model's own prompt."""
+        if not texts:
+            return np.empty((0, self.dims), dtype=np.float32)
+        windows = (texts[start : start + _WINDOW] for start in range(0, len(texts), _WINDOW))
+        return np.concatenate([self._encode_window(list(map(clean, window)), side, prompt) for window in windows])
+
+    def _encode_window(self, texts: list[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
+        prompt = self.prompt(side) if prompt is None else prompt
+        if not self._plain or (prompt and self._skips_prompt):
+            lengths = [len(text) // 4 + 1 for text in texts]
+            return run_batches(
+                lengths,
+                self.budget,
+                self.dims,
+                lambda rows: self._encode_as_library([texts[i] for i in rows], side, prompt),
+            )
+        ids, types = self._tokenize([prompt + text for text in texts] if prompt else texts)
+        return run_batches(
+            [len(row) for row in ids], self.budget, self.dims, lambda rows: self._forward(ids, types, rows)
+        )
+
+    @property
+    def budget(self) -> int:
+        """Tokens of one forward pass on this device."""
+        return _BUDGET.get(self.device.type, _BUDGET_ACCELERATOR)
+
+    def prompt(self, side: Side) -> str:
+        """The prompt that the model's own configuration has for a side; empty when it has none."""
+        prompts: dict[str, str] = self.model.prompts
+        names = (*_PROMPT_NAMES[side], self.model.default_prompt_name)
+        return next((prompts[name] for name in names if name in prompts), None) or ""
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The character span of each token, special ones not among them, however long the text."""
+        backend = self._backend
+        with self._lock:
+            backend.no_truncation()
+            backend.no_padding()
+            offsets: list[tuple[int, int]] = backend.encode(clean(text), add_special_tokens=False).offsets
+        return offsets
+
+    def count_tokens(self, text: str) -> int:
+        """The number of tokens of a text, special ones not counted."""
+        backend = self._backend
+        with self._lock:
+            backend.no_truncation()
+            backend.no_padding()
+            return len(backend.encode(clean(text), add_special_tokens=False))
+
+    @cached_property
+    def special_tokens(self) -> int:
+        """How many tokens the model adds to every text."""
+        backend = self._backend
+        return int(backend.num_special_tokens_to_add(False)) if self._plain else 2
+
+    @cached_property
+    def _backend(self) -> Any:
+        """The Rust tokenizer, which knows where a token lies in the text."""
+        tokenizer = self.model.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not hasattr(backend, "encode_batch"):
+            raise EncoderError(
+                f"{self.name}: its tokenizer ({type(tokenizer).__name__}) does not tell where a token lies in the text",
+                hint="leave out `chunk`, or use a model with a fast tokenizer (tokenizer.json)",
+            )
+        return backend
+
+    @cached_property
+    def _skips_prompt(self) -> bool:
+        """Whether pooling leaves the prompt's tokens out, for which only the library knows where they end."""
+        return any(getattr(module, "include_prompt", True) is False for module in self.model)
+
+    def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], list[list[int]] | None]:
+        tokenizer, backend = self.model.tokenizer, self._backend
+        with self._lock:
+            backend.no_padding()
+            if self.limit < _NO_LIMIT:
+                backend.enable_truncation(self.limit, strategy="longest_first", direction=tokenizer.truncation_side)
+            else:
+                backend.no_truncation()
+            encoded = backend.encode_batch_fast(texts)
+        typed = "token_type_ids" in tokenizer.model_input_names
+        return [one.ids for one in encoded], [one.type_ids for one in encoded] if typed else None
+
+    def _forward(
+        self, ids: list[list[int]], types: list[list[int]] | None, rows: NDArray[np.intp]
+    ) -> NDArray[np.float32]:
+        import torch
+
+        tokenizer = self.model.tokenizer
+        right = tokenizer.padding_side == "right"
+        picked = [ids[row] for row in rows]
+        features = {
+            "input_ids": _padded(picked, tokenizer.pad_token_id, right),
+            "attention_mask": _padded([[1] * len(row) for row in picked], 0, right),
+        }
+        if types is not None:
+            features["token_type_ids"] = _padded([types[row] for row in rows], tokenizer.pad_token_type_id, right)
+        with torch.inference_mode():
+            out: dict[str, Any] = {key: torch.from_numpy(value).to(self.device) for key, value in features.items()}
+            for module in self.model:
+                out = module(out)
+                if self.precision == "bfloat16" and "token_embeddings" in out:
+                    out["token_embeddings"] = out["token_embeddings"].float()
+            return self._numpy(out["sentence_embedding"])
+
+    def _numpy(self, embeddings: Any) -> NDArray[np.float32]:
+        truncate = getattr(self.model, "truncate_dim", None)
+        vectors: NDArray[np.float32] = embeddings[..., :truncate].float().cpu().numpy()
+        return vectors
+
+    def _encode_as_library(self, texts: list[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
+        """The library's own path, for models of which knnex does not know that its own gives the same."""
+        encode = self.model.encode_query if side == "query" else self.model.encode_document
+        with self._lock:
+            vectors = encode(
+                texts, prompt=prompt, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
+            )
+        return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
+
+
+def clean(text: str) -> str:
+    """The text with each lone surrogate, which is no character, as U+FFFD; positions stay what they were."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in text)
+    return text
+
+
+def _padded(rows: list[list[int]], filler: int, right: bool) -> NDArray[np.int64]:
+    width = max(map(len, rows))
+    matrix = np.full((len(rows), width), filler, dtype=np.int64)
+    for target, row in zip(matrix, rows, strict=True):
+        target[slice(len(row)) if right else slice(width - len(row), width)] = row
+    return matrix
+
+
+def _limit(model: Any) -> int:
+    """The longest text the model reads, in tokens with the special ones."""
+    limit = model.max_seq_length
+    return int(limit) if limit and limit < _NO_LIMIT else _NO_LIMIT
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether tokenise, pad, forward is all that the library does with a text for this model."""
+    from sentence_transformers.models import Transformer
+
+    first = model[0]
+    tokenizer = getattr(model, "tokenizer", None)
+    return (
+        type(first) is Transformer
+        and bool(getattr(tokenizer, "is_fast", False))
+        and tokenizer.pad_token_id is not None
+        and set(tokenizer.model_input_names) <= {"input_ids", "attention_mask", "token_type_ids"}
+        and set(getattr(first, "modality_config", {"text"})) == {"text"}
+        and not getattr(first, "can_flatten_inputs", False)
+        and not any(getattr(first, option, None) for option in _OPTIONS)
+    )
+
+
+# Options of the library's Transformer that change what happens to a text before or in the forward pass.
+_OPTIONS = ("query_expansion", "query_length", "document_length", "processing_kwargs")
+
+
+def _bfloat16() -> torch.dtype:
+    import torch
+
+    return torch.bfloat16
+
+
+def _load(directory: Path, name: str, device: torch.device) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ModelUnavailable(
+            f"model {name!r} needs the package {error.name}", hint='pip install "knnex[text]"'
+        ) from error
+    try:
+        model = SentenceTransformer(
+            str(directory),
+            device=str(device),
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    except Exception as error:  # what a damaged or unknown model raises is the libraries' business, and anything
+        reason = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
+        )
+        raise ModelUnavailable(
+            f"model {name!r} cannot be loaded from {directory}: {reason}",
+            hint="the directory must hold a whole sentence-transformers model with safetensors weights",
+        ) from error
+    # Some checkpoints are stored in half precision, which a CPU computes slowly or not at all.
+    return model.float().eval()
+
+
+_quiet_lock = threading.RLock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The libraries' progress bars and warnings stay off the terminal; what they log goes to our log at DEBUG."""
+    import transformers.utils.logging as library
+
+    _silence_forks()
+    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
+    with _quiet_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
+        bars = library.is_progress_bar_enabled()
+        library.disable_progress_bar()
+        try:
+            for logger in loggers:
+                logger.handlers[:], logger.propagate = [_ToDebug()], False
+            yield
+        finally:
+            for logger, handlers, propagate in before:
+                logger.handlers[:], logger.propagate = handlers, propagate
+            if bars:
+                library.enable_progress_bar()
+
+
+class _ToDebug(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log.debug("%s: %s", record.name, record.getMessage())
+
+
+_forks_silenced = False
+
+
+def _silence_forks() -> None:
+    """Children forked after tokenizers ran must not use its threads, which did not come along; it warns unless told."""
+    global _forks_silenced
+    if not _forks_silenced:
+        os.register_at_fork(after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false"))
+        _forks_silenced = True

@@ -1,0 +1,155 @@
+"""What people see in the terminal: hits, reports, servers, findings. Prints, and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from .errors import KnnexError
+
+if TYPE_CHECKING:
+    from .ingest import Progress as Done
+    from .ingest import Report
+    from .mappings import Spec
+    from .query import Hit, Hits
+    from .workers.doctor import Finding
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "wrong": "[red]✗[/]"}
+_NAMED = 10
+
+
+def error(failure: KnnexError) -> None:
+    """An error, and the way out."""
+    err.print(f"[bold red]error:[/] {escape(str(failure))}")
+    if failure.hint:
+        err.print(f"[bold]hint:[/]  {escape(failure.hint)}")
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[Done], None]]:
+    """A bar on a terminal, a line for every tenth elsewhere."""
+    if not err.is_terminal:
+        yield _plain(label)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[rate]}"), console=err) as bar:
+        task = bar.add_task(label, total=None, rate="")
+
+        def show(done: Done) -> None:
+            rate = f"{done.encoded:,} encoded, {done.cached:,} from the cache"
+            bar.update(task, completed=done.done, total=done.total, rate=rate)
+
+        yield show
+
+
+def _plain(label: str) -> Callable[[Done], None]:
+    last = -1
+
+    def show(done: Done) -> None:
+        nonlocal last
+        tenth = done.done * 10 // done.total if done.total else done.done // 1000
+        if tenth != last:
+            last = tenth
+            of = f" of {done.total:,}" if done.total else ""
+            err.print(f"{label}: {done.done:,}{of} documents, {done.encoded:,} encoded, {done.cached:,} from the cache")
+
+    return show
+
+
+def report(done: Report) -> None:
+    """What became of the documents, and each one that did not go in."""
+    rate = done.accepted / done.seconds if done.seconds else 0.0
+    out.print(
+        f"[bold]{done.in_index:,}[/] of {done.read:,} documents are in the index "
+        f"({done.encoded:,} texts encoded, {done.cached:,} from the cache; {done.seconds:.1f} s, {rate:,.0f}/s)"
+    )
+    _named("did not go in", [(str(one.origin), one.reason) for one in done.refused])
+    _named("buried", [(one.id, one.reason) for one in done.buried])
+    _named("in the index without a vector", [(one.id, one.reason) for one in done.without_vector])
+
+
+def _named(what: str, rows: Sequence[tuple[str, str]]) -> None:
+    if rows:
+        out.print(f"[yellow]{len(rows):,} {what}:[/]")
+    for name, reason in rows[:_NAMED]:
+        out.print(Padding(f"[bold]{escape(name)}[/]  {escape(reason)}", (0, 0, 0, 2)))
+    if len(rows) > _NAMED:
+        out.print(f"  … and {len(rows) - _NAMED:,} more (--json lists all)")
+
+
+def hits(found: Hits, spec: Spec, *, width: int = 100) -> None:
+    """Hits with a bar for the score, the title field and the best passage or highlight."""
+    if not found:
+        out.print("[yellow]Nothing found.[/]")
+        return
+    best = max(hit.score for hit in found) or 1.0
+    console = Console(width=min(width, out.width), highlight=False) if out.is_terminal else out
+    for rank, hit in enumerate(found, 1):
+        line = Text(f"{rank:>2}  ")
+        line.append(bar(hit.score / best), style="cyan")
+        line.append(f" {hit.score:.3f}  ", style="dim")
+        line.append(hit.id, style="bold")
+        console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        for body in _body(hit, spec):
+            console.print(Padding(body, (0, 0, 0, 4)), no_wrap=False)
+    console.print(f"[dim]{len(found)} hits, {found.took_ms} ms in the engine[/]")
+
+
+def bar(share: float, cells: int = 8) -> str:
+    """A bar of `cells` characters, filled by `share` (0 to 1) to an eighth of a cell."""
+    eighths = round(max(0.0, min(1.0, share)) * cells * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")).ljust(cells)
+
+
+def _body(hit: Hit, spec: Spec) -> Iterator[Text]:
+    texts = [name for name, field in spec.fields.items() if field.type in ("text", "match_only_text")]
+    shown = [str(hit.source[name]) for name in texts[:2] if hit.source.get(name)]
+    if hit.passages:
+        shown = [*shown[:1], f"… {hit.passages[0].text} …"]
+    for text in shown:
+        yield Text(_shorten(text), style="default")
+
+
+def _shorten(text: str, limit: int = 240) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
+
+
+def servers(rows: Sequence[Any]) -> None:
+    """What `knnex up` has started."""
+    if not rows:
+        out.print("Nothing is running here; `knnex up` starts an engine and Redis.")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("server", "version", "url", "pid", "state", "log"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        state = "[green]running[/]" if row.alive else "[red]gone[/]"
+        table.add_row(row.name, row.version, row.url, str(row.pid), state, str(row.log))
+    out.print(table)
+
+
+def findings(found: Iterator[Finding]) -> list[Finding]:
+    """Findings line by line as they come; returns them all."""
+    every, part = [], ""
+    for finding in found:
+        every.append(finding)
+        if finding.part != part:
+            part = finding.part
+            out.print(f"[bold]{escape(part)}[/]")
+        out.print(f"  {_MARKS[finding.verdict]} {escape(finding.name):<24} {escape(finding.detail)}")
+        if finding.hint and finding.verdict != "ok":
+            out.print(f"      [bold]hint:[/] {escape(finding.hint)}")
+    return every

@@ -1,0 +1,134 @@
+"""From spec to index, on real engines: explicit mappings, `_meta`, the alias, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from threading import Thread
+from typing import Any
+
+import pytest
+from knnex.engines import Engine, Request
+from knnex.errors import IndexMissing, SpecMismatch, UnsupportedByEngine
+from knnex.mappings import META, Resolved, Stored, create, drop, find, load, load_spec
+
+RESOLVED = {"v": Resolved(dims=64, fingerprint="f" * 32)}
+
+
+def spec(name: str, **changes: Any) -> Any:
+    embedding = {"source": "{title}", "encoder": "any"} | changes.pop("embedding", {})
+    body = {
+        "index": name,
+        "fields": {"title": {"type": "text"}, "year": {"type": "integer"}},
+        "embeddings": {"v": embedding},
+    }
+    return load_spec(body | changes)
+
+
+def create_index(engine: Engine, name: str, **changes: Any) -> tuple[Stored, bool]:
+    return engine.run(create(spec(name, **changes), engine.dialect, RESOLVED))
+
+
+@pytest.mark.feature("explicit HNSW mapping from a spec")
+def test_the_mapping_is_written_out_in_full(engine: Engine, index_name: str) -> None:
+    hnsw = {"m": 24, "ef_construction": 150}
+    stored, made = create_index(engine, index_name, embedding={"hnsw": hnsw, "similarity": "l2"})
+    assert made
+    assert stored.index == f"{index_name}-000001"
+    live = engine.send(Request("GET", f"/{index_name}/_mapping")).body[stored.index]["mappings"]["properties"]["v"]
+    if engine.dialect.product == "elasticsearch":
+        assert live["type"] == "dense_vector"
+        assert live["similarity"] == "l2_norm"
+        assert {"type": "hnsw", **hnsw}.items() <= live["index_options"].items()
+    else:
+        assert live["type"] == "knn_vector"
+        assert (live["method"]["engine"], live["method"]["space_type"]) == ("lucene", "l2")
+        assert live["method"]["parameters"] == hnsw
+
+
+def test_the_spec_is_read_back_from_the_cluster(engine: Engine, index_name: str) -> None:
+    joins = {"cast": {"kind": "nested", "fields": {"name": {"type": "keyword"}}}}
+    stored, _ = create_index(engine, index_name, joins=joins, embedding={"chunk": {"unit": "tokens", "max_tokens": 64}})
+    assert engine.run(load(index_name)) == stored
+    assert stored.spec == spec(index_name, joins=joins, embedding={"chunk": {"unit": "tokens", "max_tokens": 64}})
+
+
+def test_creating_twice_makes_one_index(engine: Engine, index_name: str) -> None:
+    first, _ = create_index(engine, index_name)
+    assert create_index(engine, index_name) == (first, False)
+
+
+def test_two_processes_creating_at_once_make_one_index(engine: Engine, index_name: str) -> None:
+    answers: list[tuple[Stored, bool]] = []
+    threads = [Thread(target=lambda: answers.append(create_index(engine, index_name))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 4
+    assert sum(made for _, made in answers) == 1
+    assert len({stored.index for stored, _ in answers}) == 1
+
+
+def test_another_spec_under_the_same_name_is_refused_with_what_differs(engine: Engine, index_name: str) -> None:
+    create_index(engine, index_name)
+    with pytest.raises(SpecMismatch, match=r"fields\.extra"):
+        create_index(engine, index_name, fields={"title": {"type": "text"}, "extra": {"type": "keyword"}})
+    other = {"v": Resolved(dims=64, fingerprint="0" * 32)}
+    with pytest.raises(SpecMismatch, match="fingerprint f{32} is now 0{32}"):
+        engine.run(create(spec(index_name), engine.dialect, other))
+
+
+def test_dims_that_do_not_match_name_both(engine: Engine, index_name: str) -> None:
+    with pytest.raises(SpecMismatch, match="declares dims 32, but any makes 64"):
+        create_index(engine, index_name, embedding={"dims": 32})
+
+
+def test_dims_above_the_engines_limit(engine: Engine, index_name: str) -> None:
+    wide = {"v": Resolved(dims=engine.dialect.max_dims + 1, fingerprint="f")}
+    with pytest.raises(UnsupportedByEngine, match=f"at most {engine.dialect.max_dims} dims"):
+        engine.run(create(spec(index_name), engine.dialect, wide))
+
+
+@pytest.mark.feature("int8 quantization")
+def test_int8_quantization(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(engine, index_name, embedding={"quantization": "int8"})
+    live = engine.send(Request("GET", f"/{stored.index}/_mapping")).body[stored.index]["mappings"]["properties"]["v"]
+    assert "int8_hnsw" in json.dumps(live) or '"bits": 7' in json.dumps(live)
+
+
+@pytest.mark.feature("binary quantization")
+@pytest.mark.never("opensearch", reason="the lucene engine quantizes to 7 bits; binary needs faiss")
+def test_binary_quantization(engine: Engine, index_name: str) -> None:
+    create_index(engine, index_name, embedding={"quantization": "binary"})
+
+
+@pytest.mark.feature("parent/child mapping")
+@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
+def test_a_parent_join(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(engine, index_name, joins={"studio": {"kind": "parent", "children": ["movie"]}})
+    live = engine.send(Request("GET", f"/{stored.index}/_mapping")).body[stored.index]["mappings"]["properties"]
+    assert live["relation"]["relations"] == {"studio": "movie"}
+
+
+def test_an_index_of_somebody_else_is_left_alone(engine: Engine, index_name: str) -> None:
+    engine.send(Request("PUT", f"/{index_name}", body={"mappings": {"properties": {"a": {"type": "keyword"}}}}))
+    try:
+        with pytest.raises(SpecMismatch, match="knnex did not make"):
+            create_index(engine, index_name)
+        with pytest.raises(SpecMismatch, match="knnex did not make"):
+            engine.run(drop(index_name))
+    finally:
+        engine.send(Request("DELETE", f"/{index_name}"))
+
+
+def test_an_index_that_is_not_there(engine: Engine, index_name: str) -> None:
+    assert engine.run(find(index_name)) is None
+    with pytest.raises(IndexMissing, match=f"there is no index '{index_name}'"):
+        engine.run(load(index_name))
+
+
+def test_meta_survives_as_json(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(engine, index_name)
+    meta = engine.send(Request("GET", f"/{index_name}/_mapping")).body[stored.index]["mappings"]["_meta"][META]
+    assert meta["embeddings"] == {"v": {"dims": 64, "fingerprint": "f" * 32}}
+    assert meta["spec"]["index"] == index_name

@@ -1,0 +1,179 @@
+"""`knnex doctor`: look at every part, say what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from ..encoders import fingerprint, load_encoder
+from ..engines import Engine, Flow, Request, path_of
+from ..errors import KnnexError
+from ..ingest import RedisLog
+from ..mappings import META, PROVENANCE, Stored, find, index_body
+
+Verdict = Literal["ok", "warning", "wrong"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the screen."""
+
+    part: str
+    name: str
+    verdict: Verdict
+    detail: str
+    hint: str = ""
+
+
+def examine(
+    connect_engine: Callable[[], Engine], connect_log: Callable[[], RedisLog], index: str | None = None
+) -> Iterator[Finding]:
+    """Findings, as they are made: engine, capabilities, log, workers, models, then each index (or the one named)."""
+    try:
+        engine = connect_engine()
+    except KnnexError as error:
+        yield _wrong("engine", "connection", error)
+        engine = None
+    if engine:
+        yield Finding("engine", "server", "ok", f"{engine.dialect} at {engine.address}")
+        yield from _capabilities(engine)
+    yield from _device()
+    log = None
+    try:
+        log = connect_log()
+        log.check()
+        yield Finding("log", "redis", "ok", f"{log.describe()}")
+    except KnnexError as error:
+        yield _wrong("log", "redis", error)
+    else:
+        yield from _workers(log)
+    if engine:
+        yield from _indexes(engine, log, index)
+
+
+def _wrong(part: str, name: str, error: KnnexError) -> Finding:
+    return Finding(part, name, "wrong", str(error), error.hint or "")
+
+
+def _capabilities(engine: Engine) -> Iterator[Finding]:
+    try:
+        for name, answer in engine.capabilities.rows():
+            yield Finding("engine", name, "ok", answer)
+    except KnnexError as error:
+        yield _wrong("engine", "capabilities", error)
+
+
+def _device() -> Iterator[Finding]:
+    try:
+        import torch
+    except ImportError:
+        yield Finding(
+            "models", "torch", "warning", "not installed: no text can be encoded here", "pip install 'knnex[text]'"
+        )
+        return
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    yield Finding("models", "device", "ok", f"{device}, torch {torch.__version__}")
+
+
+def _workers(log: RedisLog) -> Iterator[Finding]:
+    workers = log.workers()
+    for worker in workers:
+        yield Finding("workers", worker.name, "ok", worker.detail)
+    if not workers:
+        yield Finding(
+            "workers", "none", "wrong", "no worker is running: events wait in the log", "start one: `knnex worker`"
+        )
+
+
+def _indexes(engine: Engine, log: RedisLog | None, only: str | None) -> Iterator[Finding]:
+    names = [only] if only else engine.run(names_of_indexes())
+    if not names:
+        yield Finding("indexes", "none", "warning", "knnex has made no index here", "`knnex create SPEC` makes one")
+    for name in names:
+        try:
+            stored = engine.run(find(name))
+            if stored is None:
+                yield Finding(name, "index", "wrong", "there is no such index", "`knnex create SPEC` makes it")
+                continue
+            yield from _index(engine, log, stored)
+        except KnnexError as error:
+            yield _wrong(name, "index", error)
+
+
+def _index(engine: Engine, log: RedisLog | None, stored: Stored) -> Iterator[Finding]:
+    name = stored.spec.index
+    total = engine.run(count(name, {"match_all": {}}))
+    yield Finding(name, "index", "ok", f"{stored.index}, {total:,} documents")
+    for embedding, resolved in stored.resolved.items():
+        yield _model(stored, embedding)
+        path = f"{PROVENANCE}.vectors.{embedding}.fingerprint"
+        missing = {"bool": {"must_not": [{"exists": {"field": path}}]}}
+        foreign = {
+            "bool": {"filter": [{"exists": {"field": path}}], "must_not": [{"term": {path: resolved.fingerprint}}]}
+        }
+        without, mixed = engine.run(count(name, missing)), engine.run(count(name, foreign))
+        yield Finding(
+            name,
+            f"{embedding}: vectors",
+            "wrong" if mixed else "warning" if without else "ok",
+            f"{total - without:,} of {total:,} documents have one" + (f", {mixed:,} of another model" if mixed else ""),
+            "ingest these documents again" if mixed else "documents without text have none" if without else "",
+        )
+    yield from _mapping(engine, stored)
+    if log:
+        yield _backlog(log, name)
+
+
+def _model(stored: Stored, name: str) -> Finding:
+    part, embedding = stored.spec.index, stored.spec.embeddings[name]
+    try:
+        ours = fingerprint(load_encoder(embedding), embedding)
+    except KnnexError as error:
+        return _wrong(part, f"{name}: model", error)
+    theirs = stored.resolved[name].fingerprint
+    if ours != theirs:
+        detail = f"{embedding.encoder} has fingerprint {ours} here, the index was filled under {theirs}"
+        return Finding(
+            part, f"{name}: model", "wrong", detail, "load the model that filled the index, or fill it again"
+        )
+    return Finding(part, f"{name}: model", "ok", f"{embedding.encoder}, {stored.resolved[name].dims} dims, {ours}")
+
+
+def _mapping(engine: Engine, stored: Stored) -> Iterator[Finding]:
+    """The live mapping must hold all that the spec asks for; servers add to it what they like."""
+    wanted = index_body(stored.spec, engine.dialect, stored.resolved)["mappings"]["properties"]
+    live = engine.run(_properties(stored.index))
+    missing = sorted(name for name in wanted if wanted[name].get("type") != live.get(name, {}).get("type"))
+    if missing:
+        detail = f"not as the spec has them: {', '.join(missing)}"
+        yield Finding(stored.spec.index, "mapping", "wrong", detail, "somebody changed the mapping: fill a new index")
+    else:
+        yield Finding(stored.spec.index, "mapping", "ok", f"agrees with the spec, {len(wanted)} fields")
+
+
+def _backlog(log: RedisLog, name: str) -> Finding:
+    backlog, buried = log.backlog(name), log.buried_count(name)
+    waiting = backlog.undelivered + backlog.pending
+    detail = f"{waiting:,} events wait" + (f", {buried:,} documents are buried" if buried else "")
+    hint = "see the reasons of buried documents in the report of `knnex ingest`" if buried else ""
+    return Finding(name, "log", "warning" if buried else "ok", detail, hint)
+
+
+def names_of_indexes() -> Flow[list[str]]:
+    """The aliases of the indexes knnex made."""
+    response = yield Request("GET", "/_all/_mapping", {"filter_path": f"*.mappings._meta.{META}.spec.index"})
+    found = (holder["mappings"]["_meta"][META]["spec"]["index"] for holder in response.body.values())
+    return sorted(set(found))
+
+
+def count(index: str, query: dict[str, object]) -> Flow[int]:
+    """How many documents match."""
+    response = yield Request("POST", path_of(index, "_count"), body={"query": query})
+    return int(response.body["count"])
+
+
+def _properties(index: str) -> Flow[dict[str, dict[str, object]]]:
+    response = yield Request("GET", path_of(index, "_mapping"))
+    properties: dict[str, dict[str, object]] = response.body[index]["mappings"]["properties"]
+    return properties
