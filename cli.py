@@ -64,7 +64,8 @@ def down() -> None:
     from .engines.embedded import down as stop
 
     stopped = stop(settings().home)
-    screens.out.print(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running here.")
+    names = ", ".join(one.name for one in stopped)
+    screens.out.print(f"Stopped {names}." if stopped else "Nothing was running here.")
 
 
 @app.command()
@@ -121,18 +122,18 @@ def ingest(
 ) -> None:
     """Send the documents of files into an index; exit code 1 when one did not go in."""
     from .client import connect
-    from .ingest import read
+    from .ingest import read_files
 
     with connect(url) as cluster:
         target = cluster.index(index)
-        documents = read(files, target.spec)
+        documents = read_files(files, target.spec)
         with screens.progress(f"ingest {index}") as show:
             done = target.ingest(documents, inline=inline, progress=show)
     if as_json:
         _print_json(asdict(done))
     else:
         screens.report(done)
-    if done.refused or done.buried or done.missing:
+    if not done.complete:
         raise typer.Exit(1)
 
 
@@ -151,7 +152,8 @@ def search(
 ) -> None:
     """Ask an index a question."""
     from .client import connect
-    from .query import Query, parse_filter
+    from .query import Query
+    from .query.conditions import where as narrowed
 
     with connect(url) as cluster:
         asked = cluster.index(index)
@@ -160,7 +162,8 @@ def search(
             query = query.semantic(name)
         if lexical:
             query = query.lexical(*lexical)
-        query = query.where(*(parse_filter(one, asked.spec) for one in where or ()))
+        for condition in where or ():
+            query = narrowed(query, condition, asked.spec)
         if console:
             typer.echo(asked.to_console(query))
             return

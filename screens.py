@@ -17,7 +17,7 @@ from .errors import KnnexError
 
 if TYPE_CHECKING:
     from .ingest import Progress as Done
-    from .ingest import Report
+    from .ingest import Refused, Report
     from .mappings import Spec
     from .query import Hit, Hits
     from .workers.doctor import Finding
@@ -74,18 +74,18 @@ def report(done: Report) -> None:
         f"[bold]{done.in_index:,}[/] of {done.read:,} documents are in the index "
         f"({done.encoded:,} texts encoded, {done.cached:,} from the cache; {done.seconds:.1f} s, {rate:,.0f}/s)"
     )
-    _named("did not go in", [(str(one.origin), one.reason) for one in done.refused])
-    _named("buried", [(one.id, one.reason) for one in done.buried])
-    _named("in the index without a vector", [(one.id, one.reason) for one in done.without_vector])
+    _named("refused", done.refused_count, done.refused)
+    _named("buried", done.buried_count, done.buried)
+    _named("in the index without a vector", done.without_vector_count, done.without_vector)
 
 
-def _named(what: str, rows: Sequence[tuple[str, str]]) -> None:
-    if rows:
-        out.print(f"[yellow]{len(rows):,} {what}:[/]")
-    for name, reason in rows[:_NAMED]:
-        out.print(Padding(f"[bold]{escape(name)}[/]  {escape(reason)}", (0, 0, 0, 2)))
-    if len(rows) > _NAMED:
-        out.print(f"  … and {len(rows) - _NAMED:,} more (--json lists all)")
+def _named(what: str, count: int, rows: Sequence[Refused]) -> None:
+    if count:
+        out.print(f"[yellow]{count:,} {what}:[/]")
+    for one in rows[:_NAMED]:
+        out.print(Padding(escape(str(one)), (0, 0, 0, 2)))
+    if count > _NAMED:
+        out.print(f"  … and {count - _NAMED:,} more (--json names them)")
 
 
 def hits(found: Hits, spec: Spec, *, width: int = 100) -> None:

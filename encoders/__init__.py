@@ -1,0 +1,40 @@
+"""Encoders: text to vectors, with chunking, fingerprints and a cache. Models and torch load only when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .base import Encoder, Vectors, check_vectors
+from .cache import VectorCache
+from .cached import Encoded, encode_cached
+from .chunking import Chunk, chunk
+from .fingerprint import cache_key, fingerprint, input_hash
+from .registry import KINDS, load_encoder
+
+if TYPE_CHECKING:
+    from .text import TextEncoder
+
+__all__ = [
+    "KINDS",
+    "Chunk",
+    "Encoded",
+    "Encoder",
+    "TextEncoder",
+    "VectorCache",
+    "Vectors",
+    "cache_key",
+    "check_vectors",
+    "chunk",
+    "encode_cached",
+    "fingerprint",
+    "input_hash",
+    "load_encoder",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "TextEncoder":
+        from .text import TextEncoder
+
+        return TextEncoder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

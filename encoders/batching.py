@@ -67,5 +67,5 @@ def out_of_memory(error: BaseException) -> bool:
 def _release() -> None:
     import torch
 
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..errors import EncoderError, ModelUnavailable, SettingsError
+from ..errors import EncoderError
 from ..settings import settings
 from .batching import run_batches
+from .loading import best_device, load_quietly
 from .model_files import content_hash
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
 Precision = Literal["float32", "bfloat16"]
 Side = Literal["query", "document"]
-
-log = logging.getLogger("knnex.encoders")
 
 # Tokens of one forward pass: enough to keep the device busy, little enough to stay in its caches or memory.
 _BUDGET = {"cpu": 4096}
@@ -39,25 +33,6 @@ _NO_LIMIT = 1 << 20
 _PROMPT_NAMES: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
-def best_device(wanted: str | None) -> torch.device:
-    """The device asked for, or the best there is. Raises SettingsError for one that this machine does not have."""
-    import torch
-
-    if wanted is None:
-        mps = torch.backends.mps.is_available()
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise SettingsError(
-            f"device {wanted!r} cannot be used: {reason}",
-            hint="set KNNEX_DEVICE to cpu, cuda, cuda:1, mps ..., or unset it for the best there is",
-        ) from error
-    return device
-
-
 class LoadedModel:
     """A model in memory. Its methods may be called from several threads."""
 
@@ -65,18 +40,17 @@ class LoadedModel:
         self.directory, self.name, self.precision = directory, name, precision
         self.device = best_device(device or settings().device)
         self._lock = threading.Lock()
-        with _quiet():
-            self.model = _load(directory, name, self.device)
+        self.model = load_quietly(directory, name, self.device)
         if precision == "bfloat16":
             # Pooling and normalisation stay in float32: their sums would lose what the layers kept.
-            self.model[0].to(_bfloat16())
+            self.model[0].bfloat16()
         self.revision = content_hash(directory)
         self.limit = _limit(self.model)
         self._plain = _is_plain(self.model)
         self.dims = int(self._encode_as_library(["probe"], "document", None).shape[1])
 
     def encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
-        """Vectors `(n, dims) float32`, as `encode_query` and `encode_document` give them; None is the model's own prompt."""
+        """Vectors `(n, dims) float32`, as `encode_query` and `encode_document` give them; no prompt: the model's own."""
         if not texts:
             return np.empty((0, self.dims), dtype=np.float32)
         windows = (texts[start : start + _WINDOW] for start in range(0, len(texts), _WINDOW))
@@ -225,7 +199,7 @@ def _is_plain(model: Any) -> bool:
     from sentence_transformers.models import Transformer
 
     first = model[0]
-    tokenizer = getattr(model, "tokenizer", None)
+    tokenizer: Any = getattr(model, "tokenizer", None)
     return (
         type(first) is Transformer
         and bool(getattr(tokenizer, "is_fast", False))
@@ -239,78 +213,3 @@ def _is_plain(model: Any) -> bool:
 
 # Options of the library's Transformer that change what happens to a text before or in the forward pass.
 _OPTIONS = ("query_expansion", "query_length", "document_length", "processing_kwargs")
-
-
-def _bfloat16() -> torch.dtype:
-    import torch
-
-    return torch.bfloat16
-
-
-def _load(directory: Path, name: str, device: torch.device) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ModelUnavailable(
-            f"model {name!r} needs the package {error.name}", hint='pip install "knnex[text]"'
-        ) from error
-    try:
-        model = SentenceTransformer(
-            str(directory),
-            device=str(device),
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    except Exception as error:  # what a damaged or unknown model raises is the libraries' business, and anything
-        reason = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
-        )
-        raise ModelUnavailable(
-            f"model {name!r} cannot be loaded from {directory}: {reason}",
-            hint="the directory must hold a whole sentence-transformers model with safetensors weights",
-        ) from error
-    # Some checkpoints are stored in half precision, which a CPU computes slowly or not at all.
-    return model.float().eval()
-
-
-_quiet_lock = threading.RLock()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The libraries' progress bars and warnings stay off the terminal; what they log goes to our log at DEBUG."""
-    import transformers.utils.logging as library
-
-    _silence_forks()
-    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
-    with _quiet_lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
-        bars = library.is_progress_bar_enabled()
-        library.disable_progress_bar()
-        try:
-            for logger in loggers:
-                logger.handlers[:], logger.propagate = [_ToDebug()], False
-            yield
-        finally:
-            for logger, handlers, propagate in before:
-                logger.handlers[:], logger.propagate = handlers, propagate
-            if bars:
-                library.enable_progress_bar()
-
-
-class _ToDebug(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        log.debug("%s: %s", record.name, record.getMessage())
-
-
-_forks_silenced = False
-
-
-def _silence_forks() -> None:
-    """Children forked after tokenizers ran must not use its threads, which did not come along; it warns unless told."""
-    global _forks_silenced
-    if not _forks_silenced:
-        os.register_at_fork(after_in_child=lambda: os.environ.setdefault("TOKENIZERS_PARALLELISM", "false"))
-        _forks_silenced = True

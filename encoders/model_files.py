@@ -88,7 +88,7 @@ def _download(name: str) -> Path:
 
 
 def _checked(directory: Path, name: str, *, scripts: bool = False) -> Path:
-    """The directory itself, when it holds configurations and safetensors only and asks for no code but the libraries'."""
+    """The directory itself, when it holds no pickles and asks for no code but the libraries'."""
     directory = directory.resolve()
     found = next(_reasons_against(directory, scripts=scripts), None)
     if found:

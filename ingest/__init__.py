@@ -1,0 +1,42 @@
+"""Documents on their way in: readers, events, the log, and the writing of vectors under versions."""
+
+from __future__ import annotations
+
+from .apply import BatchReport, apply_events
+from .bulk import Item, Outcome, Patience, write
+from .events import Event, Origin, Refused, accept
+from .ingest import delete, delete_inline, ingest, ingest_inline
+from .log import Backlog, Buried, Delivered, EventLog
+from .prepare import Casualty, Target
+from .readers import read_files
+from .redis_log import RedisLog
+from .report import Progress, Report
+from .target import make_target
+
+__all__ = [
+    "Backlog",
+    "BatchReport",
+    "Buried",
+    "Casualty",
+    "Delivered",
+    "Event",
+    "EventLog",
+    "Item",
+    "Origin",
+    "Outcome",
+    "Patience",
+    "Progress",
+    "RedisLog",
+    "Refused",
+    "Report",
+    "Target",
+    "accept",
+    "apply_events",
+    "delete",
+    "delete_inline",
+    "ingest",
+    "ingest_inline",
+    "make_target",
+    "read_files",
+    "write",
+]

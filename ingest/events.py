@@ -192,11 +192,11 @@ def _routing(spec: Spec, document: dict[str, Any]) -> str | None:
         if name not in children and name not in parents:
             raise InputError(f"{field!r} names {name!r}; the spec's joins know {', '.join([*parents, *children])}")
         if name in children:
-            routing = routing or _parent_id(field, relation, str(name), children, document)
+            routing = routing or _parent_id(field, relation, str(name), children)
     return routing
 
 
-def _parent_id(field: str, relation: Any, name: str, children: Mapping[str, str], document: Mapping[str, Any]) -> str:
+def _parent_id(field: str, relation: Any, name: str, children: Mapping[str, str]) -> str:
     parent = relation.get("parent") if isinstance(relation, dict) else None
     if isinstance(parent, bool) or not isinstance(parent, (str, int)) or parent == "":
         raise InputError(

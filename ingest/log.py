@@ -83,7 +83,11 @@ class EventLog(Protocol):
         ...
 
     def settle(
-        self, index: str, positions: Sequence[str], buried: Sequence[Buried] = (), counts: Mapping[str, int] | None = None
+        self,
+        index: str,
+        positions: Sequence[str],
+        buried: Sequence[Buried] = (),
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         """In one step: drop these positions from the log, keep what is buried, add to the index's counters."""
         ...

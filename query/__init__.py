@@ -1,0 +1,12 @@
+"""Asking: the query as people write it, its plan on an engine, and the hits."""
+
+from __future__ import annotations
+
+from .fields import F
+from .hits import Hit, Hits, Passage
+from .plan import Plan, plan
+from .query import Query, Text
+from .run import prepare, search
+from .words import parse_filter
+
+__all__ = ["F", "Hit", "Hits", "Passage", "Plan", "Query", "Text", "parse_filter", "plan", "prepare", "search"]

@@ -42,8 +42,8 @@ def examine(
     log = None
     try:
         log = connect_log()
-        log.check()
-        yield Finding("log", "redis", "ok", f"{log.describe()}")
+        warnings = log.check()
+        yield Finding("log", "redis", "warning" if warnings else "ok", "; ".join((log.address, *warnings)))
     except KnnexError as error:
         yield _wrong("log", "redis", error)
     else:
@@ -78,12 +78,10 @@ def _device() -> Iterator[Finding]:
 
 def _workers(log: RedisLog) -> Iterator[Finding]:
     workers = log.workers()
-    for worker in workers:
-        yield Finding("workers", worker.name, "ok", worker.detail)
+    for name, facts in sorted(workers.items()):
+        yield Finding("workers", name, "ok", ", ".join(f"{key} {value}" for key, value in facts.items()))
     if not workers:
-        yield Finding(
-            "workers", "none", "wrong", "no worker is running: events wait in the log", "start one: `knnex worker`"
-        )
+        yield Finding("workers", "none", "wrong", "no worker runs: events would wait in the log", "`knnex worker`")
 
 
 def _indexes(engine: Engine, log: RedisLog | None, only: str | None) -> Iterator[Finding]:
@@ -122,7 +120,7 @@ def _index(engine: Engine, log: RedisLog | None, stored: Stored) -> Iterator[Fin
         )
     yield from _mapping(engine, stored)
     if log:
-        yield _backlog(log, name)
+        yield from _backlog(log, name)
 
 
 def _model(stored: Stored, name: str) -> Finding:
@@ -152,12 +150,14 @@ def _mapping(engine: Engine, stored: Stored) -> Iterator[Finding]:
         yield Finding(stored.spec.index, "mapping", "ok", f"agrees with the spec, {len(wanted)} fields")
 
 
-def _backlog(log: RedisLog, name: str) -> Finding:
-    backlog, buried = log.backlog(name), log.buried_count(name)
-    waiting = backlog.undelivered + backlog.pending
-    detail = f"{waiting:,} events wait" + (f", {buried:,} documents are buried" if buried else "")
-    hint = "see the reasons of buried documents in the report of `knnex ingest`" if buried else ""
-    return Finding(name, "log", "warning" if buried else "ok", detail, hint)
+def _backlog(log: RedisLog, name: str) -> Iterator[Finding]:
+    waiting, buried = log.backlog(name).total, log.counts(name).get("buried", 0)
+    yield Finding(name, "events", "ok", f"{waiting:,} wait in the log")
+    if buried:
+        hint = "`knnex ingest` names them; correct the documents and send them again"
+        yield Finding(name, "buried", "warning", f"{buried:,} documents could not be embedded or written", hint)
+    if reason := log.paused(name):
+        yield Finding(name, "paused", "wrong", reason, "mend that; the workers go on by themselves")
 
 
 def names_of_indexes() -> Flow[list[str]]:

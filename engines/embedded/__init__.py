@@ -1,0 +1,26 @@
+"""Real servers without Docker: fetched once, started as ordinary processes, stopped with their owner."""
+
+from __future__ import annotations
+
+from .java import Java, find_java
+from .nodes import ELASTICSEARCH, OPENSEARCH, start_elasticsearch, start_opensearch
+from .redis import start_redis
+from .server import EmbeddedServer
+from .state import Running, ServerState, down, running, status, up
+
+__all__ = [
+    "ELASTICSEARCH",
+    "OPENSEARCH",
+    "EmbeddedServer",
+    "Java",
+    "Running",
+    "ServerState",
+    "down",
+    "find_java",
+    "running",
+    "start_elasticsearch",
+    "start_opensearch",
+    "start_redis",
+    "status",
+    "up",
+]

@@ -1,0 +1,143 @@
+"""Applying a batch of events to an index: every event ends written, stale, buried, or still to be done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+from ..engines import Engine
+from ..errors import EncoderError
+from .bulk import Patience, write
+from .events import Event
+from .prepare import Casualty, Prepared, Target, coalesce, prepare
+
+log = logging.getLogger(__name__)
+
+# So many documents that fail alike, and none that does not: it is the model that is broken, and no document.
+_ENOUGH_TO_BLAME_THE_MODEL = 8
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """What became of a batch. `failed` events could not be written for now, and remain to be done."""
+
+    written: int = 0
+    stale: int = 0
+    deleted: int = 0
+    encoded: int = 0
+    cached: int = 0
+    buried: tuple[Casualty, ...] = ()
+    failed: tuple[Casualty, ...] = ()
+    without_vector: tuple[Casualty, ...] = ()
+
+    def __add__(self, other: BatchReport) -> BatchReport:
+        return BatchReport(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The figures that the log adds up."""
+        plain = {name: getattr(self, name) for name in ("written", "stale", "deleted", "encoded", "cached")}
+        return plain | {"without_vector": len(self.without_vector)}
+
+
+def apply_events(
+    engine: Engine,
+    target: Target,
+    events: Sequence[Event],
+    *,
+    patience: Patience | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> BatchReport:
+    """Encode and write a batch. Raises EncoderError where the model fails on everything, IndexMissing, AccessDenied."""
+    prepared = prepare_safely(target, events)
+    return write_prepared(engine, target, prepared, patience=patience, sleep=sleep)
+
+
+def write_prepared(
+    engine: Engine,
+    target: Target,
+    prepared: Prepared,
+    *,
+    patience: Patience | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> BatchReport:
+    """Write what is prepared; an older event of an id shares the fate of the newest."""
+    outcomes = write(engine, target.alias, prepared.items, patience=patience, sleep=sleep)
+    buried, failed = list(prepared.refused), list[Casualty]()
+    written = deleted = 0
+    stale = len(prepared.covered)
+    unwritten: set[str] = set()
+    for outcome in outcomes:
+        event = prepared.events[outcome.id]
+        if outcome.status == "written":
+            written, deleted = (written, deleted + 1) if event.op == "delete" else (written + 1, deleted)
+        elif outcome.status == "stale":
+            stale += 1
+        else:
+            unwritten.add(outcome.id)
+            (buried if outcome.status == "buried" else failed).append(Casualty(event, outcome.reason))
+    waiting = {casualty.event.id for casualty in failed}
+    reason = "a newer event of this document waits to be written"
+    failed += [Casualty(event, reason) for event in prepared.covered if event.id in waiting]
+    return BatchReport(
+        written=written,
+        stale=stale - sum(event.id in waiting for event in prepared.covered),
+        deleted=deleted,
+        encoded=prepared.encoded,
+        cached=prepared.cached,
+        buried=tuple(buried),
+        failed=tuple(failed),
+        without_vector=tuple(one for one in prepared.without_vector if one.event.id not in unwritten),
+    )
+
+
+def prepare_safely(target: Target, events: Sequence[Event]) -> Prepared:
+    """`prepare`, in halves where a model fails, down to the document on which it does, which is then refused.
+
+    Raises EncoderError where it fails on every single one of many documents.
+    """
+    try:
+        return prepare(target, events)
+    except EncoderError as error:
+        log.warning(
+            "A batch of %d documents for %s could not be encoded, trying halves: %s",
+            len(events),
+            target.alias,
+            error,
+            extra={"action": "batch_split", "index": target.alias},
+        )
+    winners = coalesce(events)
+    parts = _halves(target, list(winners.values()))
+    merged = Prepared(
+        items=[item for part in parts for item in part.items],
+        events={id_: event for part in parts for id_, event in part.events.items()},
+        covered=[event for event in events if winners[event.id] is not event],
+        without_vector=[one for part in parts for one in part.without_vector],
+        refused=[one for part in parts for one in part.refused],
+        encoded=sum(part.encoded for part in parts),
+        cached=sum(part.cached for part in parts),
+    )
+    if len(merged.refused) >= _ENOUGH_TO_BLAME_THE_MODEL and not merged.encoded:
+        raise EncoderError(
+            f"no document of {len(merged.refused)} could be encoded; the first: {merged.refused[0].reason}",
+            hint="the model or its device is broken; nothing is lost, the documents wait",
+        )
+    return merged
+
+
+def _halves(target: Target, events: Sequence[Event]) -> list[Prepared]:
+    if len(events) == 1:
+        try:
+            return [prepare(target, events)]
+        except EncoderError as error:
+            return [Prepared(refused=[Casualty(events[0], str(error))])]
+    middle = len(events) // 2
+    found: list[Prepared] = []
+    for half in (events[:middle], events[middle:]):
+        try:
+            found.append(prepare(target, half))
+        except EncoderError:
+            found += _halves(target, half)
+    return found

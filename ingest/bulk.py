@@ -1,0 +1,201 @@
+"""Writing documents with `_bulk` under external versions, so that any replay converges to the newest.
+
+An item is written, stale (the index holds the same version or a newer one), or buried with its reason; one that meets
+a busy engine is tried again, alone with its kind. One bad item can fail a whole request (an id too long, a negative
+version): such a request is halved until the culprit stands alone.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..engines import Engine, Flow, Request, Response, encode, path_of
+from ..errors import (
+    AccessDenied,
+    EngineBusy,
+    EngineUnreachable,
+    IndexMissing,
+    InputError,
+    RequestRejected,
+    RequestTooLarge,
+)
+
+Status = Literal["written", "stale", "buried", "busy", "failed"]
+
+MAX_BODY_BYTES = 5_000_000
+MAX_BODY_ITEMS = 500
+# From this many items on, two requests at a time: an engine with two cores then uses both.
+_WORTH_TWO_WRITERS = 128
+
+_PARAMS = {
+    # Without it a bulk to an index that is gone would create one, with a guessed mapping.
+    "require_alias": "true",
+    "filter_path": "errors,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason",
+}
+_BUSY = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A document as it is to be stored."""
+
+    id: str
+    version: int
+    body: Mapping[str, Any]
+    routing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an item: `busy` may be tried again, `failed` was, to no avail."""
+
+    id: str
+    status: Status
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An item as bytes: the action and the document, each a line of the body."""
+
+    id: str
+    action: bytes
+    source: bytes
+
+    def __len__(self) -> int:
+        return len(self.action) + len(self.source) + 2
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a busy engine is asked again: `attempts` times, after growing delays in seconds, with jitter."""
+
+    attempts: int = 8
+    first: float = 0.25
+    longest: float = 10.0
+
+    def delays(self) -> Iterator[float]:
+        """The delay before each further attempt."""
+        for attempt in range(self.attempts - 1):
+            yield min(self.longest, self.first * 2**attempt) * random.uniform(0.5, 1.5)  # noqa: S311
+
+
+def write(
+    engine: Engine,
+    alias: str,
+    items: Sequence[Item],
+    *,
+    patience: Patience | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> list[Outcome]:
+    """Write items of distinct ids; an outcome for each, in their order: written, stale, buried or failed.
+
+    Raises IndexMissing where there is no such alias, AccessDenied.
+    """
+    lines, outcomes = _lines(items)
+    delays = (patience or Patience()).delays()
+    while lines:
+        found = _round(engine, alias, list(lines.values()))
+        outcomes |= {outcome.id: outcome for outcome in found}
+        lines = {outcome.id: lines[outcome.id] for outcome in found if outcome.status == "busy"}
+        delay = next(delays, None)
+        if lines and delay is None:
+            outcomes |= {id_: _given_up(outcomes[id_]) for id_ in lines}
+            break
+        if lines and delay is not None:
+            sleep(delay)
+    return [outcomes[item.id] for item in items]
+
+
+def _lines(items: Sequence[Item]) -> tuple[dict[str, Line], dict[str, Outcome]]:
+    lines: dict[str, Line] = {}
+    outcomes: dict[str, Outcome] = {}
+    for item in items:
+        action: dict[str, Any] = {"_id": item.id, "version": item.version, "version_type": "external"}
+        if item.routing is not None:
+            action["routing"] = item.routing
+        try:
+            lines[item.id] = Line(item.id, encode({"index": action}), encode(item.body))
+        except InputError as error:
+            outcomes[item.id] = Outcome(item.id, "buried", str(error))
+    return lines, outcomes
+
+
+def _given_up(outcome: Outcome) -> Outcome:
+    # An engine that is merely busy says 429 or 503; one that answers 500 each time stumbles over the document.
+    status: Status = "buried" if outcome.reason.startswith("500 ") else "failed"
+    return Outcome(outcome.id, status, outcome.reason)
+
+
+def _round(engine: Engine, alias: str, lines: Sequence[Line]) -> list[Outcome]:
+    parts = list(cut(lines))
+    if len(parts) == 1:
+        return engine.run(attempt(alias, parts[0]))
+    with ThreadPoolExecutor(2) as writers:
+        return [
+            outcome for found in writers.map(lambda part: engine.run(attempt(alias, part)), parts) for outcome in found
+        ]
+
+
+def cut(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
+    """Bodies of at most 5 MB and 500 items; at least two where two writers pay."""
+    most = MAX_BODY_ITEMS
+    if _WORTH_TWO_WRITERS <= len(lines) < 2 * MAX_BODY_ITEMS:
+        most = -(-len(lines) // 2)
+    part: list[Line] = []
+    size = 0
+    for line in lines:
+        if part and (len(part) >= most or size + len(line) > MAX_BODY_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line)
+    if part:
+        yield part
+
+
+def attempt(alias: str, lines: Sequence[Line]) -> Flow[list[Outcome]]:
+    """Send one body once, in halves where the engine refuses it as a whole; an outcome for each item."""
+    body = tuple(part for line in lines for part in (line.action, line.source))
+    try:
+        response = yield Request("POST", path_of(alias, "_bulk"), _PARAMS, body)
+    except (EngineBusy, EngineUnreachable) as error:
+        return [Outcome(line.id, "busy", str(error)) for line in lines]
+    except (RequestTooLarge, RequestRejected) as error:
+        if len(lines) == 1:
+            return [Outcome(lines[0].id, "buried", str(error))]
+        middle = len(lines) // 2
+        first = yield from attempt(alias, lines[:middle])
+        return first + (yield from attempt(alias, lines[middle:]))
+    return _outcomes(alias, lines, response)
+
+
+def _outcomes(alias: str, lines: Sequence[Line], response: Response) -> list[Outcome]:
+    answers = response.body.get("items", []) if isinstance(response.body, dict) else []
+    if len(answers) != len(lines):
+        reason = f"the engine answered for {len(answers)} of {len(lines)} items"
+        return [Outcome(line.id, "busy", reason) for line in lines]
+    return [_outcome(alias, line, answer["index"]) for line, answer in zip(lines, answers, strict=True)]
+
+
+def _outcome(alias: str, line: Line, answer: Mapping[str, Any]) -> Outcome:
+    status, error = int(answer["status"]), answer.get("error") or {}
+    kind, reason = str(error.get("type", "")), str(error.get("reason", ""))
+    nested = (error.get("caused_by") or {}).get("reason")
+    detail = f"{kind}: {reason}" + (f" ({nested})" if nested and nested not in reason else "")
+    if status < 300:
+        return Outcome(line.id, "written")
+    if kind == "version_conflict_engine_exception":
+        return Outcome(line.id, "stale", detail)
+    if status == 404:
+        raise IndexMissing(f"there is no index {alias!r}: {detail}", hint="create it with `knnex create SPEC`")
+    if status == 403 and kind != "cluster_block_exception":
+        raise AccessDenied(f"writing to {alias!r}: {detail}", hint="use credentials that may write to it")
+    if status in _BUSY or status in (403, 500):
+        return Outcome(line.id, "busy", f"{status} {detail}")
+    return Outcome(line.id, "buried", detail)

@@ -1,0 +1,121 @@
+"""What the log keeps beside the events: the buried, counters, pauses, and which workers live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from .events import dump, load
+from .log import Buried
+from .redis_link import RedisLink, key_of, text_in
+
+_WORKERS = "knnex:workers"
+
+
+class RedisNotes(RedisLink):
+    """Plain keys of Redis, in the slot of the index they belong to."""
+
+    def buried(self, index: str, after: str | None = None, limit: int = 100) -> list[Buried]:
+        """Buried events in the order of their burial, from the one after the position `after`."""
+        with self.talking():
+            rank = self.redis.zrank(key_of(index, "burials"), after) if after else None
+            start = 0 if rank is None else int(rank) + 1
+            positions = self.redis.zrange(key_of(index, "burials"), start, start + limit - 1)
+        found = self.find_buried(index, [text_in(position) for position in positions])
+        return list(found.values())
+
+    def find_buried(self, index: str, positions: Sequence[str]) -> dict[str, Buried]:
+        """Those of the positions that are buried."""
+        if not positions:
+            return {}
+        with self.talking():
+            values = self.redis.hmget(key_of(index, "buried"), list(positions))
+        return {at: load_buried(at, value) for at, value in zip(positions, values, strict=True) if value}
+
+    def retry_buried(self, index: str, positions: Sequence[str]) -> int:
+        """Append buried events again, under the version they had; how many."""
+        found = self.find_buried(index, positions)
+        events = {at: one.event for at, one in found.items() if one.event}
+        with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
+            for position, event in events.items():
+                pipeline.xadd(key_of(index, "events"), {"event": dump(replace(event, version=event.order))})
+                self._unbury(pipeline, index, position)
+            pipeline.execute()
+        return len(events)
+
+    def drop_buried(self, index: str, positions: Sequence[str]) -> int:
+        """Forget buried events; how many."""
+        found = self.find_buried(index, positions)
+        with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
+            for position in found:
+                self._unbury(pipeline, index, position)
+            pipeline.execute()
+        return len(found)
+
+    def _unbury(self, pipeline: Any, index: str, position: str) -> None:
+        pipeline.hdel(key_of(index, "buried"), position)
+        pipeline.zrem(key_of(index, "burials"), position)
+        pipeline.hincrby(key_of(index, "counts"), "buried", -1)
+
+    def counts(self, index: str) -> dict[str, int]:
+        """The counters of an index."""
+        with self.talking():
+            return {text_in(name): int(value) for name, value in self.redis.hgetall(key_of(index, "counts")).items()}
+
+    def blame(self, index: str, position: str) -> int:
+        """Count one more attempt at an event alone."""
+        with self.talking():
+            return int(self.redis.hincrby(key_of(index, "suspects"), position, 1))
+
+    def pause(self, index: str, reason: str | None) -> None:
+        """Record why nothing is done about an index, or that it goes on."""
+        with self.talking():
+            if reason is None:
+                self.redis.delete(key_of(index, "paused"))
+            else:
+                self.redis.set(key_of(index, "paused"), reason)
+
+    def paused(self, index: str) -> str | None:
+        """Why nothing is done about an index."""
+        with self.talking():
+            reason = self.redis.get(key_of(index, "paused"))
+        return None if reason is None else text_in(reason)
+
+    def announce(self, worker: str, facts: Mapping[str, Any], ttl: float) -> None:
+        """A key with an expiry for each worker, and a set of their names."""
+        with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
+            pipeline.set(f"{_WORKERS}:{worker}", orjson.dumps(facts), px=max(1, int(ttl * 1000)))
+            pipeline.sadd(_WORKERS, worker)
+            pipeline.execute()
+
+    def retire(self, worker: str) -> None:
+        """A worker says that it is going."""
+        with self.talking():
+            self.redis.delete(f"{_WORKERS}:{worker}")
+            self.redis.srem(_WORKERS, worker)
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """The workers alive, with their facts; names of dead ones are dropped."""
+        with self.talking():
+            names = sorted(text_in(name) for name in self.redis.smembers(_WORKERS))
+            values = self.redis.mget([f"{_WORKERS}:{name}" for name in names]) if names else []
+            dead = [name for name, value in zip(names, values, strict=True) if value is None]
+            if dead:
+                self.redis.srem(_WORKERS, *dead)
+        return {name: orjson.loads(value) for name, value in zip(names, values, strict=True) if value is not None}
+
+
+def dump_buried(one: Buried) -> bytes:
+    """A buried event as its key keeps it."""
+    event = dump(one.event).decode() if one.event else None
+    return orjson.dumps({"event": event, "reason": one.reason, "attempts": one.attempts, "at": one.buried_at})
+
+
+def load_buried(position: str, data: bytes) -> Buried:
+    """The buried event of `dump_buried`."""
+    body = orjson.loads(data)
+    event = load(body["event"].encode(), position) if body["event"] else None
+    return Buried(position, event, body["reason"], body["attempts"], body["at"])

@@ -1,0 +1,37 @@
+"""Opening an index for writing: its encoders, checked against those that filled it, and the cache of vectors."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from ..encoders import VectorCache, fingerprint, load_encoder
+from ..errors import ModelMismatch
+from ..mappings import Stored
+from ..settings import settings
+from .prepare import Target
+
+CACHE_FILE = "vectors.sqlite"
+
+
+def make_target(alias: str, stored: Stored, vectors: VectorCache | None = None) -> Target:
+    """The index behind `alias` with its encoders loaded.
+
+    Raises ModelUnavailable, and ModelMismatch where an encoder here is not the one that filled the index.
+    """
+    encoders = {}
+    for name, embedding in stored.spec.embeddings.items():
+        encoder = load_encoder(embedding)
+        ours, theirs = fingerprint(encoder, embedding), stored.resolved[name].fingerprint
+        if ours != theirs:
+            raise ModelMismatch(
+                f"{alias}.{name} was filled under fingerprint {theirs}; {embedding.encoder} here has {ours}",
+                hint="give this process the model that filled the index (KNNEX_MODELS), or fill it again with this one",
+            )
+        encoders[name] = encoder
+    return Target(alias, stored, encoders, vectors or _shared_cache(settings().cache_dir / CACHE_FILE))
+
+
+@cache
+def _shared_cache(path: Path) -> VectorCache:
+    return VectorCache(path)

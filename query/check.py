@@ -1,0 +1,222 @@
+"""What is wrong with a query, found before anything is sent; filters are checked in `resolve`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import QueryError, UnknownField
+from ..mappings import Embedding, Resolved, Stored
+from .names import KEYWORD, TEXT, Names
+from .query import Lexical, Query, Semantic, Text
+from .values import check_unicode
+
+#: Engines refuse a deeper page, more neighbours, and more passages of one document.
+MAX_WINDOW = MAX_K = 10_000
+MAX_PASSAGES = 100
+MAX_TEXT = 20_000
+MAX_EXAMPLES = 1_000
+# OpenSearch refuses more than 1,024 clauses in one query: a clause for each word in each field.
+_MAX_WORDS = 1_000
+_WORDS = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BOOST = re.compile(r"(?P<name>[^\^]+)(?:\^(?P<boost>[^\^]*))?")
+
+
+def check(query: Query, stored: Stored) -> None:
+    """Raises QueryError or UnknownField for the first thing that is wrong."""
+    names = Names(stored.spec)
+    _check_page(query)
+    for part in query.parts:
+        if isinstance(part, Semantic):
+            _check_semantic(part, query, names)
+        else:
+            _check_lexical(part, query, names)
+        _check_number(part.weight, "weight", 0)
+    _check_weights(query)
+    _check_examples(query)
+    for name in query.highlighted:
+        _check_words_field(names, name, "highlight")
+    if query.highlighted and words_of(query) is None:
+        raise QueryError("highlight() has no words to mark", hint="give the query a text: Query('...')")
+    for name in query.selected or ():
+        if name in stored.spec.embeddings:
+            raise QueryError(f"{name} is an embedding: hits do not carry vectors", hint="leave it out of select()")
+        if name != stored.spec.id:
+            names.field(name, _nested_of(names, name))
+
+
+def _nested_of(names: Names, name: str) -> str | None:
+    head = name.split(".")[0]
+    return head if head in names.spec.joins and names.spec.joins[head].kind == "nested" else None
+
+
+def words_of(query: Query) -> str | None:
+    """The text whose words are marked: the query's, else that of its first part that has one."""
+    return next((text for text in (query.text, *(part.text for part in query.parts)) if text is not None), None)
+
+
+def _check_page(query: Query) -> None:
+    _check_whole(query.size, "limit", 1, MAX_WINDOW)
+    _check_whole(query.start, "offset", 0, MAX_WINDOW)
+    if query.size + query.start > MAX_WINDOW:
+        raise QueryError(
+            f"offset {query.start:,} + limit {query.size:,} is more than {MAX_WINDOW:,}, which engines refuse",
+            hint="narrow the query by where()",
+        )
+    if query.window is not None:
+        _check_whole(query.window, "window", 1, MAX_WINDOW)
+    _check_whole(query.passage_limit, "passages", 0, MAX_PASSAGES)
+    if query.fusion not in (None, "rrf", "weighted"):
+        raise QueryError(f"fuse() does not know {query.fusion!r}", hint="use 'rrf' or 'weighted'")
+    if query.text is not None:
+        check_text(query.text, "the query's text")
+
+
+def _check_whole(value: object, what: str, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise QueryError(f"{what} is {value!r:.80}, no whole number", hint=f"give one from {low:,} to {high:,}")
+    if not low <= value <= high:
+        raise QueryError(f"{what} is {value:,}", hint=f"it must be from {low:,} to {high:,}")
+
+
+def _check_number(value: object, what: str, low: float) -> None:
+    if value is None:
+        return
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < low:  # type: ignore[arg-type, operator]
+        raise QueryError(f"{what} is {value!r:.80}", hint=f"give a number from {low:g} on")
+
+
+def _check_weights(query: Query) -> None:
+    if query.parts and all(part.weight == 0 for part in query.parts):
+        raise QueryError("every part of the query has weight 0", hint="give one of them a weight above 0")
+
+
+def check_text(text: object, what: str) -> None:
+    """Raises QueryError for a text that is empty, too long, or holds what no text holds."""
+    if not isinstance(text, str):
+        raise QueryError(f"{what} is {type(text).__name__}, no text", hint="give a str")
+    check_unicode(text, what)
+    if not text.strip():
+        raise QueryError(f"{what} is empty", hint="give it words, or leave the text out and use where() alone")
+    if len(text) > MAX_TEXT:
+        raise QueryError(
+            f"{what} has {len(text):,} characters; at most {MAX_TEXT:,} are taken",
+            hint="an encoder reads its first few hundred words; ask with a passage of it",
+        )
+    if found := _CONTROL.search(text):
+        raise QueryError(
+            f"{what} has the control character U+{ord(found[0]):04X} at position {found.start()}",
+            hint="remove it; line breaks and tabs may stay",
+        )
+
+
+def _check_semantic(part: Semantic, query: Query, names: Names) -> None:
+    spec = names.spec
+    if part.embedding not in spec.embeddings and names.has(part.embedding):
+        raise UnknownField(
+            f"{part.embedding!r} is a {names.field(part.embedding).type} field, no embedding",
+            hint=f".lexical({part.embedding!r}) searches its words; embeddings: {', '.join(spec.embeddings) or 'none'}",
+        )
+    names.embedding(part.embedding)
+    if part.text is not None:
+        check_text(part.text, f"the text for {part.embedding}")
+    if part.text is None and part.vector is None and query.text is None and not query.liked:
+        raise QueryError(
+            f"there is nothing to compare {part.embedding} with",
+            hint="give a text, Query('...'), a vector, or an example, .like('ID')",
+        )
+    if part.text is not None and part.vector is not None:
+        raise QueryError(f"{part.embedding} is given a text and a vector", hint="give one of them")
+    if part.k is not None:
+        _check_whole(part.k, "k", 1, MAX_K)
+    if part.candidates is not None:
+        _check_whole(part.candidates, "candidates", part.k or 1, MAX_K)
+    metric = spec.embeddings[part.embedding].similarity
+    _check_number(part.min_similarity, "min_similarity", 0 if metric == "l2" else -1)
+
+
+def _check_lexical(part: Lexical, query: Query, names: Names) -> None:
+    if not part.fields:
+        raise QueryError("lexical() names no field", hint="for example .lexical('title^2', 'plot')")
+    for entry in part.fields:
+        _check_words_field(names, boosted(entry)[0], "lexical")
+    text = query.text if part.text is None else part.text
+    if text is None:
+        raise QueryError("lexical() has no text", hint="give it to the query, Query('...'), or as text=")
+    check_text(text, "the text for lexical()")
+    words = len(_WORDS.findall(text))
+    if words * len(part.fields) > _MAX_WORDS:
+        raise QueryError(
+            f"{words:,} words in {len(part.fields)} fields are more than the {_MAX_WORDS:,} clauses engines take",
+            hint="use a shorter text or fewer fields; semantic() takes long texts",
+        )
+
+
+def _check_words_field(names: Names, name: str, what: str) -> None:
+    if name in names.spec.embeddings:
+        raise UnknownField(f"{name!r} is an embedding, it has no words for {what}()", hint=f"use .semantic({name!r})")
+    known = names.field(name)
+    if known.type not in TEXT and known.type not in KEYWORD:
+        raise QueryError(
+            f"{name} is of type {known.type}: it has no words for {what}()",
+            hint="name a text or keyword field, or use where()",
+        )
+    if known.nested is not None:
+        raise QueryError(f"{name} lies in the nested objects {known.nested!r}", hint="use where_nested()")
+
+
+def boosted(entry: str) -> tuple[str, float]:
+    """`title^2` as ("title", 2.0). Raises QueryError."""
+    found = _BOOST.fullmatch(entry) if isinstance(entry, str) else None
+    if found is None:
+        raise QueryError(f"{entry!r:.80} names no field", hint="write 'title' or 'title^2'")
+    try:
+        boost = float(found["boost"] if found["boost"] is not None else 1)
+    except ValueError:
+        boost = math.nan
+    if not (math.isfinite(boost) and 0 < boost <= 1e6):
+        raise QueryError(f"{entry!r}: {found['boost']!r} is no boost", hint="write a number above 0, as in 'title^2'")
+    return found["name"], boost
+
+
+def _check_examples(query: Query) -> None:
+    _check_number(query.dislike, "share", 0)
+    examples = (*query.liked, *query.disliked)
+    if len(examples) > MAX_EXAMPLES:
+        raise QueryError(
+            f"{len(examples):,} examples; at most {MAX_EXAMPLES:,} are taken", hint="take the best of them"
+        )
+    for example in examples:
+        check_text(example.text if isinstance(example, Text) else example, "an example")
+    given = query.text is not None or any(isinstance(part, Semantic) and part.vector for part in query.parts)
+    if query.disliked and not query.liked and not given:
+        raise QueryError("unlike() alone has no direction", hint="give a text, or what is liked: .like('ID')")
+
+
+def check_vector(vector: Sequence[float], name: str, embedding: Embedding, resolved: Resolved) -> tuple[float, ...]:
+    """The vector as it is sent: of unit length where only its direction counts. Raises QueryError."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        array = np.asarray(np.asarray(vector, dtype=np.float64), dtype=np.float32)
+    if array.shape != (resolved.dims,):
+        raise QueryError(
+            f"{name} holds vectors of {resolved.dims} dims, this one has {array.size}",
+            hint="give a vector of the model that filled the index",
+        )
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if wrong.size:
+        raise QueryError(
+            f"the vector for {name} holds {vector[int(wrong[0])]} at position {wrong[0]}", hint="give finite numbers"
+        )
+    if embedding.similarity == "l2":
+        return tuple(array.tolist())
+    length = float(np.linalg.norm(array.astype(np.float64)))
+    if length == 0:
+        raise QueryError(
+            f"the vector for {name} is zero: it has no direction to compare", hint="give a text that says something"
+        )
+    return tuple((array.astype(np.float64) / length).astype(np.float32).tolist())

@@ -1,0 +1,54 @@
+"""What only OpenSearch writes so: `knn` as a query, whose k counts per shard and is the breadth of the search too."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..nodes import And, Filter, Knn, Lookup, Nested, Not, Or, RawDsl
+from .base import Body, Compiler
+
+# Since then a filter is evaluated on the document and not on its chunks (k-NN pull request 2990).
+_FILTERS_ON_ROOT = (3, 5)
+_EXPANDS_CHUNKS = (2, 19)
+
+
+class OpenSearchCompiler(Compiler):
+    """OpenSearch from 2.4 on, vectors by the lucene engine."""
+
+    def visit_knn(self, node: Knn) -> Body:
+        """There is no `num_candidates`: k neighbours are asked of each shard, and the best of them are kept."""
+        self._check_filter(node)
+        knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": max(node.k, node.candidates)}
+        if node.filter is not None:
+            knn["filter"] = self.strictly(node.filter)
+        # Without it only the best chunk of a document is returned.
+        if node.passages > 1 and self.dialect.version >= _EXPANDS_CHUNKS:
+            knn["expand_nested_docs"] = True
+        clause: Body = {"knn": {node.field: knn}}
+        if node.path is not None:
+            clause = {"nested": {"path": node.path, "score_mode": "max", "query": clause} | self.passages(node)}
+        if node.min_similarity is not None:
+            # In the clause itself `min_score` and k exclude each other.
+            clause = {"function_score": {"query": clause, "min_score": score_of(node.min_similarity, node.similarity)}}
+        return {"query": clause}
+
+    def _check_filter(self, node: Knn) -> None:
+        if node.path is None or self.dialect.version >= _FILTERS_ON_ROOT or node.filter is None:
+            return
+        if _reaches_chunks(node.filter):
+            raise self.dialect.decline(
+                "this filter beside a kNN search of chunks",
+                "before 3.5 negations and nested filters are evaluated on the chunks and not on their document",
+                "update to 3.5, or filter by plain comparisons, or embed without chunks",
+            )
+
+
+def score_of(similarity: float, metric: str) -> float:
+    """The score that OpenSearch gives to a similarity: (1 + cos) / 2, or 1 / (1 + d²)."""
+    return 1 / (1 + similarity**2) if metric == "l2" else (1 + similarity) / 2
+
+
+def _reaches_chunks(one: Filter) -> bool:
+    if isinstance(one, (And, Or)):
+        return any(map(_reaches_chunks, one.filters))
+    return isinstance(one, (Not, Nested, RawDsl, Lookup))

@@ -1,0 +1,78 @@
+"""By example: the stored vectors of documents, fetched by id and combined, without any encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..engines import Flow, Request, path_of
+from ..errors import QueryError
+from .answers import answered
+from .check import check_vector
+from .query import Semantic, Text
+from .vectors import Vector, rocchio, unit
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+Sources = Mapping[str, Mapping[str, Any]]
+
+
+def request(plan: Plan) -> Request:
+    """The search that fetches the examples' vectors."""
+    names = dict.fromkeys(part.embedding for part in plan.query.parts if isinstance(part, Semantic))
+    includes = [plan.stored.spec.vector_path(name) for name in names]
+    body = {
+        "size": len(plan.examples),
+        "query": {"ids": {"values": list(plan.examples)}},
+        "_source": plan.dialect.source_with_vectors(includes),
+    }
+    return Request("POST", path_of(plan.alias, "_search"), body=body)
+
+
+def fetch(plan: Plan) -> Flow[Sources]:
+    """The examples' sources by id. Raises QueryError for an id that no document has."""
+    if not plan.examples:
+        return {}
+    response = yield request(plan)
+    found = {hit["_id"]: hit.get("_source") or {} for hit in answered(response)["hits"]["hits"]}
+    missing = [one for one in plan.examples if one not in found]
+    if missing:
+        raise QueryError(
+            f"index {plan.alias!r} has no document {', '.join(map(repr, missing[:5]))} to take as an example",
+            hint="give ids of documents that a search finds, or Text('...')",
+        )
+    return found
+
+
+def combined(plan: Plan, sources: Sources) -> dict[int, Vector | None]:
+    """The vectors of the semantic parts, examples brought in. Raises QueryError."""
+    if not (plan.query.liked or plan.query.disliked):
+        return dict(plan.vectors)
+    found: dict[int, Vector | None] = {}
+    for position, part in enumerate(plan.query.parts):
+        if isinstance(part, Semantic):
+            embedding = plan.stored.spec.embeddings[part.embedding]
+            liked = [_vector(plan, part.embedding, one, sources) for one in plan.query.liked]
+            disliked = [_vector(plan, part.embedding, one, sources) for one in plan.query.disliked]
+            made = rocchio(plan.vectors[position], liked, disliked, plan.query.dislike, embedding.similarity)
+            resolved = plan.stored.resolved[part.embedding]
+            found[position] = check_vector(made.tolist(), part.embedding, embedding, resolved)
+    return found
+
+
+def _vector(plan: Plan, name: str, example: str | Text, sources: Sources) -> np.ndarray[Any, Any]:
+    """The vector of an example; of a document in chunks, the mean of theirs."""
+    if isinstance(example, Text):
+        return np.asarray(plan.texts[name][example.text], dtype=np.float64)
+    stored = sources[example].get(name)
+    embedding = plan.stored.spec.embeddings[name]
+    if embedding.chunk and stored:
+        chunks = stored if isinstance(stored, list) else [stored]
+        rows = [np.asarray(chunk["vector"], dtype=np.float64) for chunk in chunks]
+        return np.asarray(np.mean(rows if embedding.similarity == "l2" else [unit(row) for row in rows], axis=0))
+    if not stored:
+        raise QueryError(f"document {example!r} has no {name}", hint="give one that is embedded, or Text('...')")
+    return np.asarray(stored, dtype=np.float64)

@@ -1,0 +1,159 @@
+"""What a search returns: hits with their fields, passages, highlights and joined documents."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal, overload
+
+from ..mappings import PROVENANCE, Spec
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A chunk of a document: its text, where it stands in the rendered source (characters), and its own score."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document found: `hit["title"]` is a field of it, dotted names reach into objects.
+
+    `score` is the engine's where one part ranked, the fused one where several did; `parts` has each part's own.
+    """
+
+    id: str
+    score: float
+    source: Mapping[str, Any] = field(default_factory=dict)
+    passages: tuple[Passage, ...] = ()
+    highlights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: The document a lookup join leads to, by the join's name; a list of them for a list of keys.
+    joined: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
+    #: The index version it lies in.
+    index: str = ""
+
+    def __getitem__(self, name: str) -> Any:
+        value = value_at(self.source, name, _ABSENT)
+        if value is _ABSENT:
+            close = get_close_matches(name, list(self.source), n=1)
+            raise KeyError(f"hit {self.id} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The field's value, or `default` where the document has none."""
+        return value_at(self.source, name, default)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The hit as plain data, for JSON."""
+        return asdict(self)
+
+    def __repr__(self) -> str:
+        shown = next((value for value in self.source.values() if isinstance(value, str)), "")
+        text = self.passages[0].text if self.passages else shown
+        text = " ".join(text.split())
+        return f"<Hit {self.id!r} {self.score:.4f} {text if len(text) <= 60 else text[:59] + '…'!s}>"
+
+
+@dataclass(frozen=True)
+class Hits(Sequence[Hit]):
+    """The hits, best first, and how many there are.
+
+    `total` counts what matched: for a kNN search at most its k, for fused parts the documents any of them gave;
+    `total_relation` is "gte" where there may be more. `took_ms` is the engine's time, milliseconds.
+    """
+
+    hits: tuple[Hit, ...]
+    total: int
+    total_relation: Literal["eq", "gte"] = "eq"
+    took_ms: int = 0
+
+    @overload
+    def __getitem__(self, index: int) -> Hit: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Hit, ...]: ...
+    def __getitem__(self, index: int | slice) -> Hit | tuple[Hit, ...]:
+        return self.hits[index]
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __repr__(self) -> str:
+        more = "at least " if self.total_relation == "gte" else ""
+        lines = "".join(f"\n  {hit!r}" for hit in self.hits)
+        return f"<{len(self.hits)} Hits of {more}{self.total:,}, {self.took_ms} ms{lines}>"
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids, best first."""
+        return tuple(hit.id for hit in self.hits)
+
+
+def value_at(source: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """The value at a dotted path; engines read the key "a.b" and the object {"a": {"b": ...}} alike."""
+    if name in source:
+        return source[name]
+    head, _, rest = name.partition(".")
+    inner = source.get(head)
+    if isinstance(inner, Mapping) and rest:
+        return value_at(inner, rest, default)
+    if isinstance(inner, Sequence) and not isinstance(inner, str) and rest:
+        found = [value_at(one, rest, _ABSENT) for one in inner if isinstance(one, Mapping)]
+        return [one for one in found if one is not _ABSENT] or default
+    return default
+
+
+def parse_hit(raw: Mapping[str, Any], spec: Spec, part: str, hidden: Collection[str] = ()) -> Hit:
+    """A hit of an engine's answer; `part` names the part of the query that found it, `hidden` fields are left out."""
+    kept_out = {PROVENANCE, *spec.embeddings, *hidden}
+    score = float(raw.get("_score") or 0.0)
+    found = raw.get("inner_hits") or {}
+    chunks = [chunk for path, inner in found.items() for chunk in _chunks(path, inner)]
+    return Hit(
+        id=raw["_id"],
+        score=score,
+        source={key: value for key, value in (raw.get("_source") or {}).items() if key not in kept_out},
+        passages=tuple(sorted(chunks, key=lambda one: (-one.score, one.start))),
+        highlights={name: tuple(marked) for name, marked in (raw.get("highlight") or {}).items()},
+        parts={part: score},
+        index=raw["_index"],
+    )
+
+
+def _chunks(path: str, inner: Mapping[str, Any]) -> Iterator[Passage]:
+    for raw in inner["hits"]["hits"]:
+        chunk = _chunk(path, raw)
+        yield Passage(
+            text=str(chunk.get("text", "")),
+            start=int(chunk.get("start", 0)),
+            end=int(chunk.get("end", 0)),
+            score=float(raw.get("_score") or 0.0),
+        )
+
+
+def _chunk(path: str, raw: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A chunk's own fields.
+
+    In `_source` they stand by themselves or under the path; in `fields` Elasticsearch nests them below the path,
+    OpenSearch writes `path.text`, and both put every value in a list.
+    """
+    source = value_at(raw.get("_source") or {}, path, raw.get("_source") or {})
+    if source:
+        return source  # type: ignore[no-any-return]
+    fields = raw.get("fields") or {}
+    nested = fields.get(path)
+    flat = nested[0] if nested else {key.removeprefix(f"{path}."): value for key, value in fields.items()}
+    return {key: value[0] if isinstance(value, list) else value for key, value in flat.items()}

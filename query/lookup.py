@@ -1,0 +1,172 @@
+"""Lookup joins: a first query's keys become a filter, and what they lead to is put on the hits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..engines import Flow, Request, path_of
+from ..errors import QueryError
+from ..mappings import PROVENANCE, LookupJoin, Stored, load
+from .answers import answered
+from .compile import Page, compiler_for
+from .hits import Hit, value_at
+from .names import TEXT, Names
+from .nodes import Everything, Filter, Ids, Lookup, Nothing, Terms, both
+from .resolve import Resolver
+from .values import MAX_TERMS
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+_BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class Side:
+    """The other side of a lookup join: its index, the filter there, and the field its key is in."""
+
+    stored: Stored
+    join: LookupJoin
+    filter: Filter | None
+
+    @property
+    def alias(self) -> str:
+        """The name that is searched."""
+        return self.stored.spec.index
+
+    @property
+    def by_id(self) -> bool:
+        """Whether the key is the document's id, which is no field."""
+        spec = self.stored.spec
+        return self.join.key == "_id" or (self.join.key == spec.id and not Names(spec).has(spec.id))
+
+
+def lookups_in(given: Filter | None) -> list[Lookup]:
+    """The lookups of a filter, in order, each once."""
+    found: list[Lookup] = []
+    for one in _walk(given):
+        if isinstance(one, Lookup) and one not in found:
+            found.append(one)
+    return found
+
+
+def _walk(given: Filter | None) -> Iterable[Filter]:
+    if given is not None:
+        yield given
+        for one in (*getattr(given, "filters", ()), getattr(given, "filter", None)):
+            if not isinstance(given, Lookup):
+                yield from _walk(one)
+
+
+def replaced(given: Filter, lookups: Sequence[Lookup], found: Sequence[Filter]) -> Filter:
+    """The filter with each of its lookups replaced by what it found."""
+    if isinstance(given, Lookup):
+        return found[lookups.index(given)]
+    changed: dict[str, Any] = {}
+    if hasattr(given, "filters"):
+        changed["filters"] = tuple(replaced(one, lookups, found) for one in given.filters)
+    elif getattr(given, "filter", None) is not None:
+        changed["filter"] = replaced(given.filter, lookups, found)  # type: ignore[attr-defined]
+    return replace(given, **changed) if changed else given  # type: ignore[type-var]
+
+
+def first_request(plan: Plan, lookup: Lookup, join: LookupJoin) -> Request:
+    """The request for the first batch of keys, as it is shown before the other index's spec is known."""
+    spec = plan.stored.spec.model_copy(update={"index": join.index or plan.alias})
+    side = Side(Stored(spec.index, spec, {}), join, lookup.filter)
+    return _keys_request(plan, replace(side, filter=_shown(plan, lookup, join)), None)
+
+
+def _shown(plan: Plan, lookup: Lookup, join: LookupJoin) -> Filter | None:
+    mine = join.index in (None, plan.alias)
+    return Resolver(Names(plan.stored.spec)).resolve(lookup.filter) if mine and lookup.filter else lookup.filter
+
+
+def keys(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[tuple[Side, Filter]]:
+    """The other side, and the filter that its keys make here. Raises QueryError for more than 65,536 keys."""
+    side = yield from _side(plan, lookup, join)
+    found: list[Any] = []
+    after: Any = None
+    while True:
+        response = yield _keys_request(plan, side, after)
+        batch, after = _batch(side, answered(response))
+        found += batch
+        if len(found) > MAX_TERMS or (side.by_id and after):
+            limit = _BATCH if side.by_id else MAX_TERMS
+            raise QueryError(
+                f"where_lookup({lookup.join!r}) finds more than {limit:,} keys in {side.alias!r}",
+                hint="narrow it by more filters"
+                + (f", or declare {join.key!r} as a keyword field of {side.alias!r}" if side.by_id else ""),
+            )
+        if after is None:
+            return side, Terms(lookup.field, tuple(found)) if found else Nothing()
+
+
+def _side(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[Side]:
+    stored = plan.stored
+    if join.index not in (None, plan.alias):
+        stored = yield from load(str(join.index))
+    given = None if lookup.filter is None else Resolver(Names(stored.spec)).resolve(lookup.filter)
+    if lookups_in(given):
+        raise QueryError(f"where_lookup({lookup.join!r}) has a lookup inside", hint="one query follows one foreign key")
+    side = Side(stored, join, given)
+    if not side.by_id:
+        known = Names(stored.spec).field(join.key)
+        if known.type in TEXT:
+            raise QueryError(f"the key {join.key} of {side.alias!r} is a text", hint="declare it as a keyword")
+    return side
+
+
+def _keys_request(plan: Plan, side: Side, after: Any) -> Request:
+    """A batch of distinct keys; ids cannot be aggregated and come as hits, one batch at most."""
+    page = Page(size=_BATCH if side.by_id else 0, source=False)
+    body = compiler_for(plan.dialect).search(Everything(side.filter), page)
+    if not side.by_id:
+        composite: dict[str, Any] = {"size": _BATCH, "sources": [{"key": {"terms": {"field": side.join.key}}}]}
+        if after is not None:
+            composite["after"] = after
+        body |= {"track_total_hits": False, "aggs": {"keys": {"composite": composite}}}
+    return Request("POST", path_of(side.alias, "_search"), body=body)
+
+
+def _batch(side: Side, answer: Mapping[str, Any]) -> tuple[list[Any], Any]:
+    """Keys, and where the next batch starts: None where this was the last one."""
+    if side.by_id:
+        hits = answer["hits"]
+        more = hits["total"]["value"] > len(hits["hits"]) or hits["total"]["relation"] != "eq"
+        return [hit["_id"] for hit in hits["hits"]], more or None
+    found = answer["aggregations"]["keys"]
+    return [bucket["key"]["key"] for bucket in found["buckets"]], found.get("after_key")
+
+
+def join(plan: Plan, name: str, sides: Sequence[Side], hits: Sequence[Hit]) -> Flow[list[Hit]]:
+    """The hits, each with the document its foreign key leads to as `joined[name]`."""
+    side = sides[0]
+    values = list(dict.fromkeys(value for hit in hits for value in _values(hit, side.join)))
+    if not values:
+        return list(hits)
+    known: Filter = Ids(tuple(map(str, values))) if side.by_id else Terms(side.join.key, tuple(values))
+    everything = both((known, *(one.filter for one in sides if one.filter is not None)))
+    source = {"excludes": [*side.stored.spec.embeddings, PROVENANCE]}
+    body = compiler_for(plan.dialect).search(Everything(everything), Page(size=min(_BATCH, len(values)), source=source))
+    if not side.by_id:
+        body["collapse"] = {"field": side.join.key}
+    response = yield Request("POST", path_of(side.alias, "_search"), body=body)
+    found: dict[str, Any] = {}
+    for raw in answered(response)["hits"]["hits"]:
+        key = raw["_id"] if side.by_id else value_at(raw["_source"], side.join.key)
+        found.setdefault(str(key), raw["_source"])
+    return [replace(hit, joined={**hit.joined, name: _joined(hit, side.join, found)}) for hit in hits]
+
+
+def _values(hit: Hit, join: LookupJoin) -> list[Any]:
+    value = hit.get(join.field)
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _joined(hit: Hit, join: LookupJoin, found: Mapping[str, Any]) -> Any:
+    several = isinstance(hit.get(join.field), list)
+    there = [found[str(value)] for value in _values(hit, join) if str(value) in found]
+    return there if several else (there[0] if there else {})

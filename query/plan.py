@@ -1,0 +1,237 @@
+"""From a query to the requests that answer it, all of them visible before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from ..engines import Dialect, Request, path_of
+from ..engines import encode as to_json
+from ..errors import QueryError
+from ..mappings import PROVENANCE, LookupJoin, Stored
+from . import console, examples, explain, lookup
+from .check import MAX_K, boosted, check, words_of
+from .compile import Body, Page, compiler_for
+from .names import Names
+from .nodes import Everything, Filter, Ids, Knn, Lookup, Match, Not, Scoring, both
+from .query import Lexical, Query, Semantic
+from .resolve import Resolver
+from .vectors import Encode, Encoded, Vector, encode_texts, searched
+
+_MIN_WINDOW = 50
+_MIN_CANDIDATES = 100
+
+
+@dataclass(frozen=True)
+class Leg:
+    """One search of a plan: a name, what it ranks by, how many hits it may give, and its weight."""
+
+    name: str
+    tree: Scoring
+    size: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a query is answered on one engine.
+
+    `requests` are sent in order; where `ready` is false they are the first ones only, for lookups and examples, whose
+    answers complete the rest (`prepare`).
+    """
+
+    query: Query
+    stored: Stored
+    dialect: Dialect
+    filter: Filter | None
+    #: The query side's vector of each semantic part, by its position; None where only examples give it.
+    vectors: Mapping[int, Vector | None]
+    #: The vectors of examples given as texts: embedding -> text -> vector.
+    texts: Encoded = field(default_factory=dict)
+    #: Whether lookups and examples have been answered.
+    ready: bool = True
+    #: Which of the filter's lookups lead where.
+    lookups: tuple[tuple[Lookup, LookupJoin], ...] = ()
+    encoded: tuple[str, ...] = ()
+
+    @property
+    def alias(self) -> str:
+        """The name that is searched."""
+        return self.stored.spec.index
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """The ids of documents given as examples."""
+        given = (*self.query.liked, *self.query.disliked)
+        return tuple(dict.fromkeys(one for one in given if isinstance(one, str)))
+
+    @property
+    def window(self) -> int:
+        """How many hits each of several legs gives."""
+        wanted = self.query.start + self.query.size
+        return max(wanted, self.query.window or min(MAX_K, max(_MIN_WINDOW, 3 * wanted)))
+
+    @property
+    def fusion(self) -> str:
+        """`weighted` where a weight was given and nothing else is asked for, else `rrf`."""
+        given = any(part.weight is not None for part in self.query.parts)
+        return self.query.fusion or ("weighted" if given else "rrf")
+
+    @cached_property
+    def legs(self) -> tuple[Leg, ...]:
+        """The searches. The vector of one that waits for examples is empty until the plan is ready."""
+        if not self.query.parts:
+            return (Leg("filter", Everything(self.filter), self.query.size, 1.0),)
+        names: list[str] = []
+        legs = []
+        for position, part in enumerate(self.query.parts):
+            tree, size = self._tree(position, part)
+            name = part.embedding if isinstance(part, Semantic) else "lexical"
+            names.append(name)
+            label = name if names.count(name) == 1 else f"{name}_{names.count(name)}"
+            legs.append(Leg(label, tree, size, 1.0 if part.weight is None else float(part.weight)))
+        return tuple(legs)
+
+    def _tree(self, position: int, part: Semantic | Lexical) -> tuple[Scoring, int]:
+        alone = len(self.query.parts) == 1
+        wanted = self.query.start + self.query.size if alone else self.window
+        if isinstance(part, Lexical):
+            text = self.query.text if part.text is None else part.text
+            tree = Match(tuple(map(boosted, part.fields)), text or "", self.filter)
+            return tree, self.query.size if alone else wanted
+        k = part.k or wanted
+        embedding = self.stored.spec.embeddings[part.embedding]
+        knn = Knn(
+            field=self.stored.spec.vector_path(part.embedding),
+            vector=self.vectors[position] or (),
+            k=k,
+            candidates=part.candidates or min(MAX_K, max(_MIN_CANDIDATES, 2 * k)),
+            similarity=embedding.similarity,
+            filter=self.filter,
+            path=part.embedding if embedding.chunk else None,
+            passages=self.query.passage_limit if embedding.chunk else 0,
+            min_similarity=part.min_similarity,
+        )
+        return knn, max(0, min(k, wanted) - self.query.start) if alone else min(k, wanted)
+
+    @cached_property
+    def requests(self) -> tuple[Request, ...]:
+        """What is sent, in order."""
+        if not self.ready:
+            return self._first_requests()
+        bodies = [self._body(leg) for leg in self.legs]
+        if len(bodies) == 1:
+            return (Request("POST", path_of(self.alias, "_search"), body=bodies[0]),)
+        lines = tuple(line for body in bodies for line in ({}, body))
+        return (Request("POST", path_of(self.alias, "_msearch"), body=lines),)
+
+    def _first_requests(self) -> tuple[Request, ...]:
+        wanted = [examples.request(self)] if self.examples else []
+        return (*wanted, *(lookup.first_request(self, one, join) for one, join in self.lookups))
+
+    def _body(self, leg: Leg) -> Body:
+        alone = len(self.legs) == 1
+        page = Page(
+            size=leg.size,
+            start=self.query.start if alone else 0,
+            source=self._source(),
+            highlighted=self.query.highlighted,
+            words=words_of(self.query) or "",
+            count=alone,
+        )
+        return compiler_for(self.dialect).search(leg.tree, page)
+
+    def _source(self) -> dict[str, Any] | bool:
+        excludes = [*self.stored.spec.embeddings, PROVENANCE]
+        if self.query.selected is None:
+            return {"excludes": excludes}
+        includes = sorted({*self.query.selected, *self.keys})
+        return {"includes": includes} if includes else False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The fields with foreign keys that hits need for their joined documents."""
+        return tuple(dict.fromkeys(join.field for _, join in self.lookups))
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The fields that are asked for to join by them, and were not selected."""
+        chosen = self.query.selected
+        return () if chosen is None else tuple(key for key in self.keys if key not in chosen)
+
+    def completed(self, keys: Sequence[Filter], vectors: Mapping[int, Vector | None]) -> Plan:
+        """The plan once lookups and examples have been answered; `keys` are the lookups' filters, in their order."""
+        given = None
+        if self.filter is not None:
+            given = lookup.replaced(self.filter, [one for one, _ in self.lookups], keys)
+        return replace(self, filter=given, vectors=vectors, ready=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The request as plain data: method, path, body (a list of lines for `_msearch`).
+
+        Where lookups or examples must be asked first, their answers are marked `<...>`; `prepare` fills them in.
+        """
+        shown = replace(self, ready=True).requests[-1]
+        body = [_plain(line) for line in shown.body] if isinstance(shown.body, tuple) else _plain(shown.body)
+        return {"method": shown.method, "path": shown.path, "body": body}
+
+    def to_console(self) -> str:
+        """The request for Dev Tools, to be pasted as it is. Raises QueryError while the plan is not ready."""
+        if not self.ready:
+            raise QueryError(
+                "the request depends on what lookups or examples answer", hint="run prepare(plan) on the engine first"
+            )
+        return "\n".join(map(console.text, self.requests))
+
+    def explain(self) -> list[str]:
+        """What is sent, what is done on the client, and why; a line for each step."""
+        return explain.steps(self)
+
+
+def plan(query: Query, stored: Stored, dialect: Dialect, encode: Encode) -> Plan:
+    """How `query` is answered by an index on an engine; its texts are encoded here, nothing is sent.
+
+    Raises QueryError, UnknownField, UnsupportedByEngine, and what `encode` raises.
+    """
+    query = _with_parts(query, stored)
+    check(query, stored)
+    resolver = Resolver(Names(stored.spec))
+    given = resolver.resolve(both(query.filters)) if query.filters else None
+    encoded = encode_texts(query, stored, encode)
+    made = Plan(
+        query=query,
+        stored=stored,
+        dialect=dialect,
+        filter=given,
+        vectors=searched(query, stored, encoded),
+        texts=encoded,
+        encoded=tuple(name for name, found in encoded.items() if found),
+    )
+    if made.examples:
+        unseen = Not(Ids(made.examples))
+        made = replace(made, filter=unseen if given is None else both((given, unseen)))
+    lookups = tuple((one, resolver.names.lookup(one.join)) for one in lookup.lookups_in(made.filter))
+    made = replace(made, lookups=lookups, ready=not lookups and not made.examples)
+    if made.ready:  # examples that are texts need no answer
+        made = made.completed((), examples.combined(made, {}))
+    _ = made.legs, made.requests  # what the dialect declines is declined now
+    return made
+
+
+def _with_parts(query: Query, stored: Stored) -> Query:
+    """A text or examples without any part ask every embedding of the index."""
+    if query.parts or (query.text is None and not query.liked and not query.disliked):
+        return query
+    if not stored.spec.embeddings:
+        raise QueryError(
+            f"index {stored.spec.index!r} has no embedding to rank by", hint="rank by words: .lexical('FIELD')"
+        )
+    return replace(query, parts=tuple(Semantic(name) for name in stored.spec.embeddings))
+
+
+def _plain(value: Any) -> Any:
+    return orjson.loads(to_json(value))

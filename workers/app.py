@@ -1,0 +1,202 @@
+"""The Celery side of a worker: a doorbell without content, and the threads around it.
+
+Celery on Redis loses messages when connections are cut and redelivers late; so a message here carries nothing. It only
+wakes a worker, which then looks into the log; a sweeper in every worker rings again where a doorbell got lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ..encoders import VectorCache
+from ..engines import Engine
+from ..errors import KnnexError, LogUnavailable
+from ..ingest import RedisLog
+from ..settings import Settings
+from .drain import DrainReport, drain
+from .places import engine_of, log_url
+from .targets import Targets
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = logging.getLogger(__name__)
+
+TASK = "knnex.drain"
+QUEUE = "knnex"
+# Seconds: how often a worker says that it lives, for how long that is believed, how often the sweeper looks.
+ANNOUNCE_EVERY, ANNOUNCE_TTL = 3.0, 10.0
+SWEEP_EVERY, SHORTEST_SWEEP = 1.0, 0.02
+# Events in another worker's hands need no doorbell, unless that worker died: look as often as that.
+SWEEP_PENDING_EVERY = 5.0
+
+
+class Worker:
+    """One process that drains the log; connections and models are opened when they are first needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.stop = threading.Event()
+        self._draining = threading.Lock()
+        self._started = time.time()
+
+    @cached_property
+    def log(self) -> RedisLog:
+        """The event log."""
+        return RedisLog(log_url(self.settings))
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine. Raises EngineUnreachable, AccessDenied."""
+        return engine_of(self.settings)
+
+    @cached_property
+    def targets(self) -> Targets:
+        """The indexes, with their models."""
+        self.settings.cache_dir.mkdir(parents=True, exist_ok=True)
+        return Targets(self.engine, VectorCache(self.settings.cache_dir / "vectors.sqlite"))
+
+    def drain(self) -> DrainReport:
+        """Drain the log; a second thread of this process leaves at once, since one model serves one thread best."""
+        if not self._draining.acquire(blocking=False):
+            return DrainReport()
+        try:
+            return drain(
+                self.log,
+                self.targets,
+                consumer=self.name,
+                batch=self.settings.batch,
+                lease=self.settings.lease,
+                stop=self.stop,
+            )
+        finally:
+            self._draining.release()
+
+    def facts(self) -> dict[str, Any]:
+        """What others may know of this worker."""
+        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": self._started}
+        known = self.targets.facts() if "targets" in self.__dict__ else {"device": "", "model": ""}
+        return facts | known | {"draining": self._draining.locked()}
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery application: the task `knnex.drain` on the queue `knnex`, JSON only, no results, no retries."""
+    from celery import Celery
+
+    app = Celery("knnex", broker=log_url(settings), set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_default_queue=QUEUE,
+        # A doorbell may be lost: the sweeper rings again. One that is redelivered after a crash would crash again.
+        task_acks_late=False,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "visibility_timeout": 600,
+            "socket_timeout": 10,
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 30,
+        },
+    )
+    worker = Worker(settings)
+
+    @app.task(name=TASK)  # type: ignore[untyped-decorator, unused-ignore]
+    def drain_log() -> None:
+        drain_safely(worker)
+
+    app.knnex_worker = worker
+    _follow(app, worker)
+    return app
+
+
+def drain_safely(worker: Worker) -> None:
+    """Drain; an error is logged and nothing is raised: Celery ends its process on a MemoryError, and events wait."""
+    try:
+        worker.drain()
+    except KnnexError as error:
+        log.error("%s", error, extra={"action": "drain_failed"})
+    except Exception:
+        log.exception("A drain failed; its events are tried again", extra={"action": "drain_failed"})
+
+
+def ring(app: Celery) -> Callable[[], None]:
+    """The doorbell: wakes a worker. Raises LogUnavailable where the broker does not answer."""
+
+    def press() -> None:
+        from kombu.exceptions import OperationalError
+
+        try:
+            app.send_task(TASK, ignore_result=True)
+        except (OperationalError, OSError) as error:
+            raise LogUnavailable(f"no doorbell: {error}") from None
+
+    return press
+
+
+def _follow(app: Celery, worker: Worker) -> None:
+    """Start and stop the sweeper with Celery's own worker."""
+    from celery.signals import worker_ready, worker_shutting_down
+
+    sweeper = Sweeper(worker, ring(app))
+
+    def started(sender: Any = None, **_: Any) -> None:
+        if getattr(sender, "app", None) is app:
+            sweeper.start()
+
+    def stopping(**_: Any) -> None:
+        worker.stop.set()
+
+    worker_ready.connect(started, weak=False)
+    worker_shutting_down.connect(stopping, weak=False)
+
+
+class Sweeper(threading.Thread):
+    """Says that the worker lives, and rings where events wait and no doorbell does."""
+
+    def __init__(self, worker: Worker, press: Callable[[], None]) -> None:
+        super().__init__(name="knnex-sweeper", daemon=True)
+        self._worker, self._press = worker, press
+        self._announced = self._looked = 0.0
+
+    def run(self) -> None:
+        """Until the worker stops."""
+        while not self._worker.stop.is_set():
+            try:
+                self.sweep()
+                # A stream of appends would otherwise keep this loop spinning.
+                self._worker.stop.wait(SHORTEST_SWEEP if self._worker.log.wait(SWEEP_EVERY) else 0)
+            except LogUnavailable as error:
+                log.warning("%s", error, extra={"action": "sweep_failed"})
+                self._worker.stop.wait(SWEEP_EVERY)
+
+    def sweep(self) -> None:
+        """One look."""
+        now = time.monotonic()
+        if now - self._announced >= ANNOUNCE_EVERY:
+            self._worker.log.announce(self._worker.name, self._worker.facts(), ANNOUNCE_TTL)
+            self._announced = now
+        if self._waiting(now) and not self._worker.log.redis.llen(QUEUE):
+            self._press()
+
+    def _waiting(self, now: float) -> bool:
+        backlogs = [self._worker.log.backlog(index) for index in self._worker.log.indexes()]
+        if any(backlog.undelivered for backlog in backlogs):
+            return True
+        if now - self._looked >= SWEEP_PENDING_EVERY:
+            self._looked = now
+            return any(backlog.pending for backlog in backlogs)
+        return False

@@ -1,0 +1,292 @@
+"""Draining the log: take events, encode, write, settle. Knows no Celery.
+
+While one batch is written, the next one is encoded. An event leaves the log only when it is written, superseded or
+buried; whatever else happens to it, it is handed back or reclaimed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+from ..engines import Engine
+from ..errors import AccessDenied, EncoderError, EngineError, IndexMissing, KnnexError, LogUnavailable, SpecError
+from ..ingest import BatchReport, Buried, Delivered, EventLog, Target
+from ..ingest.apply import prepare_safely, write_prepared
+from ..ingest.prepare import Prepared
+from .heartbeat import Heartbeat
+
+log = logging.getLogger(__name__)
+
+# Events whose worker died on them are tried one by one, to learn which of them it was.
+SUSPECT_FROM = 2
+# A worker that died twice on one event alone: it is that event.
+TRIES_ALONE = 2
+# Seconds until events are tried again whose index or model cannot be used, or whose engine is busy.
+UNUSABLE_DELAY, BUSY_DELAY = 5.0, 1.0
+
+#: Errors that do not pass by themselves: the index waits until somebody mends it.
+UNUSABLE = (EncoderError, IndexMissing, SpecError, AccessDenied)
+
+
+class Opens(Protocol):
+    """What gives the target of an index: see targets.py."""
+
+    engine: Engine
+
+    def get(self, alias: str) -> Target:
+        """The target of an alias, as it is now."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrainReport:
+    """What one drain did, in events; `encoded` and `cached` count texts."""
+
+    taken: int = 0
+    written: int = 0
+    stale: int = 0
+    deleted: int = 0
+    buried: int = 0
+    handed_back: int = 0
+    encoded: int = 0
+    cached: int = 0
+
+    def __add__(self, other: DrainReport) -> DrainReport:
+        return DrainReport(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
+
+
+def drain(
+    log: EventLog,
+    targets: Opens,
+    *,
+    consumer: str,
+    seconds: float = 30.0,
+    batch: int = 512,
+    lease: float = 15.0,
+    stop: threading.Event | None = None,
+) -> DrainReport:
+    """Work until the log is empty, `seconds` have passed, or `stop` is set; the batch at hand is finished.
+
+    Raises LogUnavailable.
+    """
+    with Heartbeat(log, consumer, lease) as heartbeat, ThreadPoolExecutor(1, "knnex-writer") as writer:
+        run = _Drain(log, targets, consumer, batch, lease, stop or threading.Event(), heartbeat, writer)
+        return run.until(time.monotonic() + seconds)
+
+
+class _Drain:
+    def __init__(
+        self,
+        log: EventLog,
+        targets: Opens,
+        consumer: str,
+        batch: int,
+        lease: float,
+        stop: threading.Event,
+        heartbeat: Heartbeat,
+        writer: ThreadPoolExecutor,
+    ) -> None:
+        self.log, self.targets, self.consumer, self.batch, self.lease = log, targets, consumer, batch, lease
+        self.stop, self.heartbeat, self.writer = stop, heartbeat, writer
+        self.report = DrainReport()
+        self.resting: set[str] = set()
+        self.writing: Future[None] | None = None
+
+    def until(self, deadline: float) -> DrainReport:
+        try:
+            busy = True
+            while busy and not self.stop.is_set() and time.monotonic() < deadline:
+                # In turn, so that an index with a long backlog does not keep the others waiting.
+                busy = False
+                for index in self.log.indexes():
+                    busy |= index not in self.resting and not self.stop.is_set() and self._step(index)
+        finally:
+            self._finish_writing()
+        return self.report
+
+    def _step(self, index: str) -> bool:
+        """Take and handle one batch of an index; whether there was any."""
+        if self.log.paused(index) and self._open(index) is None:
+            return False
+        taken = self.log.take(index, self.consumer, self.batch, self.lease)
+        if not taken:
+            return False
+        self.report += DrainReport(taken=len(taken))
+        # Asked after the taking: whoever changes the index can then wait for all that was taken before.
+        target = self._open(index)
+        if target is None:
+            self._hand_back(index, taken, UNUSABLE_DELAY)
+            return False
+        suspects = [one for one in taken if one.deliveries >= SUSPECT_FROM]
+        fresh = [one for one in taken if one.deliveries < SUSPECT_FROM]
+        if fresh:
+            self._encode(target, fresh)
+        if suspects:
+            self._one_by_one(target, suspects)
+        return index not in self.resting
+
+    def _open(self, index: str) -> Target | None:
+        try:
+            target = self.targets.get(index)
+        except UNUSABLE as error:
+            self._pause(index, error)
+        except EngineError as error:
+            self._rest(index, error)
+        else:
+            if self.log.paused(index):
+                self.log.pause(index, None)
+            return target
+        return None
+
+    def _encode(self, target: Target, taken: Sequence[Delivered]) -> None:
+        """Encode a batch, while the one before is still being written."""
+        self.heartbeat.hold(target.alias, taken)
+        started = time.monotonic()
+        try:
+            prepared = prepare_safely(target, [one.event for one in taken])
+        except BaseException as error:
+            self.heartbeat.let_go(taken)
+            if not isinstance(error, EncoderError):
+                raise
+            self._pause(target.alias, error)
+            self._hand_back(target.alias, taken, UNUSABLE_DELAY)
+            return
+        self._finish_writing()
+        self.writing = self.writer.submit(self._write, target, taken, prepared, started)
+
+    def _finish_writing(self) -> None:
+        if self.writing:
+            writing, self.writing = self.writing, None
+            writing.result()
+
+    def _write(self, target: Target, taken: Sequence[Delivered], prepared: Prepared, started: float) -> None:
+        try:
+            done = write_prepared(self.targets.engine, target, prepared, sleep=self.stop.wait)
+            self._settle(target, taken, done, time.monotonic() - started)
+        except UNUSABLE as error:
+            self._pause(target.alias, error)
+            self._hand_back(target.alias, taken, UNUSABLE_DELAY)
+        except EngineError as error:
+            self._rest(target.alias, error)
+            self._hand_back(target.alias, taken, BUSY_DELAY)
+        finally:
+            self.heartbeat.let_go(taken)
+
+    def _settle(self, target: Target, taken: Sequence[Delivered], done: BatchReport, took: float) -> None:
+        failed = {casualty.event.position for casualty in done.failed}
+        attempts = {one.position: one.deliveries for one in taken}
+        buried = [
+            Buried(at, casualty.event, casualty.reason, attempts.get(at, 1))
+            for casualty in done.buried
+            if (at := casualty.event.position)
+        ]
+        settled = [one.position for one in taken if one.position not in failed]
+        self.log.settle(target.alias, settled, buried, done.counts)
+        self._tell(target.alias, done, len(taken), took)
+        if failed:
+            self._rest(target.alias, EngineError(done.failed[0].reason))
+            self._hand_back(target.alias, [one for one in taken if one.position in failed], BUSY_DELAY)
+        self.report += DrainReport(
+            written=done.written,
+            stale=done.stale,
+            deleted=done.deleted,
+            buried=len(buried),
+            encoded=done.encoded,
+            cached=done.cached,
+        )
+
+    def _one_by_one(self, target: Target, suspects: Sequence[Delivered]) -> None:
+        """Try events alone whose worker died; one on which it dies again and again is buried."""
+        self._finish_writing()
+        log.warning(
+            "Trying %d documents for %s one by one: their worker died",
+            len(suspects),
+            target.alias,
+            extra={"action": "suspects_isolated", "index": target.alias},
+        )
+        with self.heartbeat.holding(target.alias, suspects):
+            for place, one in enumerate(suspects):
+                if self.stop.is_set() or target.alias in self.resting:
+                    self._hand_back(target.alias, suspects[place:], 0.0)
+                    return
+                self._alone(target, one)
+
+    def _alone(self, target: Target, one: Delivered) -> None:
+        tries = self.log.blame(target.alias, one.position)
+        if tries > TRIES_ALONE:
+            self._bury(target, one, f"the worker died {TRIES_ALONE} times while it worked on this document alone")
+            return
+        try:
+            prepared = prepare_safely(target, [one.event])
+        except Exception as error:  # whatever it is, this event alone brings it about
+            log.exception("Burying %s of %s", one.event.id, target.alias, extra={"action": "buried"})
+            self._bury(target, one, f"{type(error).__name__}: {error}")
+            return
+        self._write(target, [one], prepared, time.monotonic())
+
+    def _bury(self, target: Target, one: Delivered, reason: str) -> None:
+        self.log.settle(target.alias, [one.position], [Buried(one.position, one.event, reason, one.deliveries)])
+        self.report += DrainReport(buried=1)
+        log.warning("Buried %s of %s: %s", one.event.id, target.alias, reason, extra={"action": "buried"})
+
+    def _hand_back(self, index: str, taken: Sequence[Delivered], delay: float) -> None:
+        self.resting.add(index)
+        self.report += DrainReport(handed_back=len(taken))
+        try:
+            self.log.release(index, self.consumer, taken, self.lease, delay)
+        except LogUnavailable as error:  # then they are reclaimed when the lease is over
+            log.warning("Could not hand back %d events of %s: %s", len(taken), index, error, extra={"action": "kept"})
+
+    def _pause(self, index: str, error: KnnexError) -> None:
+        reason = f"{error}" + (f" ({error.hint})" if error.hint else "")
+        self.resting.add(index)
+        if self.log.paused(index) != reason:
+            log.error("Leaving %s alone: %s", index, reason, extra={"action": "index_paused", "index": index})
+            self.log.pause(index, reason)
+
+    def _rest(self, index: str, error: KnnexError) -> None:
+        self.resting.add(index)
+        log.warning("%s rests for a while: %s", index, error, extra={"action": "index_resting", "index": index})
+
+    @staticmethod
+    def _tell(index: str, done: BatchReport, taken: int, took: float) -> None:
+        for casualty in done.buried:
+            log.warning(
+                "Buried %s of %s: %s",
+                casualty.event.id,
+                index,
+                casualty.reason,
+                extra={"action": "buried", "index": index},
+            )
+        for casualty in done.without_vector:
+            log.info(
+                "Wrote %s of %s without vector: %s",
+                casualty.event.id,
+                index,
+                casualty.reason,
+                extra={"action": "without_vector", "index": index},
+            )
+        log.info(
+            "%s: wrote %d of %d documents, encoded %d texts, %d from the cache, in %.2f s",
+            index,
+            done.written + done.deleted,
+            taken,
+            done.encoded,
+            done.cached,
+            took,
+            extra={
+                "action": "bulk_written",
+                "index": index,
+                "wrote": done.written,
+                "deleted": done.deleted,
+                "stale": done.stale,
+                "buried": len(done.buried),
+                "encoded": done.encoded,
+            },
+        )

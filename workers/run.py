@@ -1,0 +1,92 @@
+"""`knnex worker`: a thin front to Celery's own worker, with lines a person reads."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import warnings
+from typing import Any
+
+from ..errors import SettingsError
+from ..settings import Settings
+from .app import QUEUE, make_app
+
+log = logging.getLogger(__name__)
+
+POOLS = ("solo", "threads", "prefork")
+
+
+def run_worker(settings: Settings, *, pool: str = "solo", concurrency: int = 1, verbose: bool = False) -> int:
+    """Run a worker until SIGTERM or SIGINT; its exit code. A first signal finishes the batch at hand.
+
+    Raises SettingsError, LogUnavailable for an unsafe or absent Redis, EngineUnreachable, AccessDenied.
+    """
+    check_pool(pool, settings)
+    _log_to_terminal(verbose)
+    app = make_app(settings)
+    worker = app.knnex_worker
+    worker.log.check()
+    for index in worker.log.indexes():
+        worker.log.pause(index, None)  # perhaps this worker can do what another could not
+    celery = _celery_worker(app, pool, concurrency, verbose)
+    log.info(
+        "Worker %s waits for documents: %s at %s, log at %s",
+        worker.name,
+        worker.engine.dialect,
+        worker.engine.address,
+        worker.log.address,
+        extra={"action": "worker_started", "worker": worker.name},
+    )
+    try:
+        celery.start()
+    finally:
+        worker.stop.set()
+        worker.log.retire(worker.name)
+    log.info("Worker %s has stopped", worker.name, extra={"action": "worker_stopped", "worker": worker.name})
+    return int(celery.exitcode or 0)
+
+
+def check_pool(pool: str, settings: Settings) -> None:
+    """Raises SettingsError for a pool that is unknown, or cannot share a GPU between processes."""
+    if pool not in POOLS:
+        raise SettingsError(f"there is no pool {pool!r}", hint=f"choose one of {', '.join(POOLS)}")
+    # Asking torch would itself initialise CUDA, after which no child process could use it.
+    gpu = (settings.device or "").startswith("cuda") or (settings.device is None and shutil.which("nvidia-smi"))
+    if pool == "prefork" and gpu:
+        raise SettingsError("CUDA does not survive the fork of pool 'prefork'", hint="use --pool solo or threads")
+
+
+def _celery_worker(app: Any, pool: str, concurrency: int, verbose: bool) -> Any:
+    from celery.exceptions import SecurityWarning
+    from celery.signals import setup_logging
+
+    setup_logging.connect(_keep_logging, weak=False)
+    if not verbose:
+        # That it runs as root is of no concern where nothing but JSON is accepted.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
+    return app.Worker(
+        hostname=f"knnex@{app.knnex_worker.name}",
+        pool=pool,
+        concurrency=concurrency,
+        queues=[QUEUE],
+        loglevel="INFO" if verbose else "WARNING",
+        quiet=not verbose,
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+
+
+def _keep_logging(**_: Any) -> None:
+    """That somebody listens to this signal keeps Celery from setting up logging by itself."""
+
+
+def _log_to_terminal(verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    for name, level in (("knnex", logging.INFO), ("celery", logging.WARNING), ("kombu", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG if verbose else level)
+        logger.propagate = False
