@@ -176,27 +176,27 @@ def search(
 
 @app.command()
 def worker(
-    name: Annotated[str | None, typer.Option(help="The worker's name; else made of host and process id.")] = None,
-    pool: Annotated[str, typer.Option(help="Celery's pool: solo or threads.")] = "solo",
-    concurrency: Annotated[int, typer.Option(min=1, help="Threads of the pool `threads`.")] = 1,
+    pool: Annotated[str, typer.Option(help="Celery's pool: solo, threads or prefork.")] = "solo",
+    concurrency: Annotated[int, typer.Option(min=1, help="Threads or processes of the pool.")] = 1,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Celery's own messages too.")] = False,
     url: Url = None,
 ) -> None:
     """Run a worker: it encodes what the log holds, and writes it to the index."""
-    from .client import engine_url, log_url
     from .workers import run_worker
 
-    run_worker(url or engine_url(), log_url(), name=name, pool=pool, concurrency=concurrency, verbose=verbose)
+    chosen = settings().model_copy(update={"url": url} if url else {})
+    raise typer.Exit(run_worker(chosen, pool=pool, concurrency=concurrency, verbose=verbose))
 
 
 @app.command()
 def doctor(index: Annotated[str | None, typer.Argument()] = None, as_json: Json = False, url: Url = None) -> None:
     """Look at engine, log, workers, models and indexes; exit code 1 when something is wrong."""
-    from .client import connect, log_url
+    from .client import connect
+    from .engines.places import log_url
     from .ingest import RedisLog
     from .workers.doctor import examine
 
-    found = examine(lambda: connect(url).engine, lambda: RedisLog(log_url()), index)
+    found = examine(lambda: connect(url).engine, lambda: RedisLog(log_url(settings())), index)
     if as_json:
         every = list(found)
         _print_json([asdict(one) for one in every])

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from .encoders import fingerprint, load_encoder
 from .engines import (
-    Access,
     AsyncEngine,
     Engine,
     Flow,
@@ -22,7 +21,8 @@ from .engines import (
     wrap,
     wrap_async,
 )
-from .engines.embedded import running
+from .engines.places import access as access_of
+from .engines.places import engine_url, log_url
 from .errors import ModelMismatch, QueryError
 from .ingest import Progress, RedisLog, Report, Target, delete, delete_inline, ingest, ingest_inline, make_target
 from .mappings import Resolved, Spec, Stored, create, drop, find, load, load_spec
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 Document = Mapping[str, Any]
 SpecSource = str | Path | Mapping[str, Any] | Spec
-DEFAULT_URL = "http://localhost:9200"
-DEFAULT_REDIS_URL = "redis://localhost:6379/0"
 
 
 @overload
@@ -68,39 +66,10 @@ def connect(target: Any = None, *, asynchronous: bool = False, **access: Any) ->
         if access:
             raise QueryError(f"a ready client takes no {', '.join(sorted(access))}", hint="set these on the client")
         return AsyncCluster(client=target) if is_async(target) else Cluster(wrap(target), redis_url)
-    url, options = target or engine_url(), _access(access)
+    url, options = target or engine_url(settings()), access_of(settings(), **access)
     if asynchronous:
         return AsyncCluster(engine=open_async_engine(url, options))
     return Cluster(open_engine(url, options), redis_url)
-
-
-def engine_url() -> str:
-    """The engine's URL by the environment: KNNEX_URL, the embedded server, localhost."""
-    embedded = running(settings().home)
-    return settings().url or (embedded.url if embedded else None) or DEFAULT_URL
-
-
-def log_url() -> str:
-    """The event log's URL by the environment: KNNEX_REDIS_URL, the embedded Redis, localhost."""
-    embedded = running(settings().home)
-    return settings().redis_url or (embedded.redis_url if embedded else None) or DEFAULT_REDIS_URL
-
-
-def _access(given: dict[str, Any]) -> Access:
-    ours = settings()
-    known = {
-        "api_key": ours.api_key and ours.api_key.get_secret_value(),
-        "username": ours.username,
-        "password": ours.password and ours.password.get_secret_value(),
-        "ca_certs": ours.ca_certs and str(ours.ca_certs),
-        "verify_certs": ours.verify_certs,
-        "timeout": ours.timeout,
-    }
-    if unknown := given.keys() - known.keys():
-        raise TypeError(f"connect() takes no {', '.join(sorted(unknown))}")
-    options = known | given
-    user, password = options.pop("username"), options.pop("password")
-    return Access(basic_auth=(user, password or "") if user else None, **options)
 
 
 class _Index:
@@ -233,7 +202,7 @@ class Cluster:
     def log(self) -> RedisLog:
         """The event log."""
         if self._log is None:
-            self._log = RedisLog(self._redis_url or log_url())
+            self._log = RedisLog(self._redis_url or log_url(settings()))
         return self._log
 
     def index(self, name: str) -> Index:

@@ -114,12 +114,14 @@ def bar(share: float, cells: int = 8) -> str:
 
 
 def _body(hit: Hit, spec: Spec) -> Iterator[Text]:
-    texts = [name for name, field in spec.fields.items() if field.type in ("text", "match_only_text")]
-    shown = [str(hit.source[name]) for name in texts[:2] if hit.source.get(name)]
+    """The texts that the vectors are made of, as far as two lines go, or the best passage."""
+    names = [name for embedding in spec.embeddings.values() for name in embedding.source_fields]
+    names += [name for name, field in spec.fields.items() if field.type == "text"]
+    shown = [str(hit.source[name]) for name in dict.fromkeys(names) if hit.source.get(name)][:2]
     if hit.passages:
         shown = [*shown[:1], f"… {hit.passages[0].text} …"]
     for text in shown:
-        yield Text(_shorten(text), style="default")
+        yield Text(_shorten(text))
 
 
 def _shorten(text: str, limit: int = 240) -> str:
@@ -149,7 +151,8 @@ def findings(found: Iterator[Finding]) -> list[Finding]:
         if finding.part != part:
             part = finding.part
             out.print(f"[bold]{escape(part)}[/]")
-        out.print(f"  {_MARKS[finding.verdict]} {escape(finding.name):<24} {escape(finding.detail)}")
+        line = f"  {_MARKS[finding.verdict]} {escape(finding.name):<24} {escape(finding.detail)}"
+        out.print(line, soft_wrap=True)
         if finding.hint and finding.verdict != "ok":
             out.print(f"      [bold]hint:[/] {escape(finding.hint)}")
     return every

@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _APPLICATION = 0x6B6E6E78  # "knnx": tells our files from foreign ones
 _VERSION = 1
+_MAGIC = b"SQLite format 3\0"
 _KEYS_PER_QUERY = 500
 # A vector's last use is noted to the hour, so that reading seldom writes.
 _TOUCH_AFTER = 3600
@@ -163,6 +164,10 @@ def _connect(path: Path, *, check: bool = False) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Make sure that the file is a cache of ours, new or old."""
+    with path.open("rb") as file:
+        # SQLite takes a foreign file shorter than a page for an empty one, and would write over it.
+        if (head := file.read(len(_MAGIC))) not in (b"", _MAGIC):
+            raise _Unusable(f"it begins with {head!r}")
     connection.execute("PRAGMA page_size = 8192")
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
     if owner != _APPLICATION and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:

@@ -153,7 +153,8 @@ class _Cutter:
             end = self._last(kind, start, within)
             if end and 2 * self._tokens(start, end) >= budget:
                 return end
-        return self._last("graphemes", start, within) or self._last("characters", start, within) or start + 1
+        grapheme = self._last("graphemes", start, within) or self._first("graphemes", start)
+        return grapheme if grapheme <= at_most else self._last("characters", start, within) or start + 1
 
     def _last(self, kind: str, start: int, within: int) -> int:
         """The last boundary of that kind after `start` and not beyond `within`; 0 when there is none."""

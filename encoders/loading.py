@@ -41,7 +41,8 @@ def best_device(wanted: str | None) -> torch.device:
 def load_quietly(directory: Path, name: str, device: torch.device) -> Any:
     """The SentenceTransformer of a directory, in float32 and ready to encode. Raises ModelUnavailable."""
     try:
-        from sentence_transformers import SentenceTransformer
+        with _quiet():
+            from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise ModelUnavailable(
             f"model {name!r} needs the package {error.name}", hint='pip install "knnex[text]"'

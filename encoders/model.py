@@ -50,7 +50,7 @@ class LoadedModel:
         self.dims = int(self._encode_as_library(["probe"], "document", None).shape[1])
 
     def encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
-        """Vectors `(n, dims) float32`, as `encode_query` and `encode_document` give them; no prompt: the model's own."""
+        """Vectors `(n, dims) float32`, as `encode_query`, `encode_document` give them; no prompt: the model's own."""
         if not texts:
             return np.empty((0, self.dims), dtype=np.float32)
         windows = (texts[start : start + _WINDOW] for start in range(0, len(texts), _WINDOW))

@@ -84,6 +84,11 @@ def _response(answer: Any) -> Response:
 
 def _failed(error: Exception, request: Request, client: Any) -> Response:
     """The answer where `request` allows its status, else our error for it."""
+    if type(error).__name__ == "UnsupportedProductError":
+        raise EngineError(
+            f"{address_of(client)} is not Elasticsearch, and its client refuses it",
+            hint="use a client of opensearch-py for OpenSearch, or hand in the URL",
+        ) from None
     status, body = _status_and_body(error)
     if status is None:
         if not _is_transport_error(error):
@@ -104,7 +109,7 @@ def _status_and_body(error: Exception) -> tuple[int | None, Any]:
 
 def _is_transport_error(error: Exception) -> bool:
     names = {base.__name__ for base in type(error).__mro__}
-    return "TransportError" in names or "UnsupportedProductError" in names or isinstance(error, OSError)
+    return "TransportError" in names or isinstance(error, OSError)
 
 
 def address_of(client: Any) -> str:

@@ -29,7 +29,9 @@ class Access:
     def opensearch(self) -> dict[str, Any]:
         """The options as opensearch-py takes them."""
         options: dict[str, Any] = {"timeout": self.timeout, "verify_certs": self.verify_certs}
-        options |= {"ssl_show_warn": False, "ssl_assert_hostname": self.verify_certs}
+        options["ssl_show_warn"] = False
+        if not self.verify_certs:
+            options["ssl_assert_hostname"] = False
         if self.ca_certs:
             options["ca_certs"] = self.ca_certs
         if self.basic_auth:

@@ -13,6 +13,7 @@ from ..engines import Engine
 from ..errors import IngestIncomplete, KnnexError
 from ..mappings import Spec
 from .apply import apply_events
+from .bulk import Patience
 from .events import Event, Op
 from .log import EventLog
 from .prepare import Target
@@ -86,6 +87,7 @@ def ingest_inline(
     progress: OnProgress | None = None,
     *,
     op: Op = "upsert",
+    patience: Patience | None = None,
 ) -> Report:
     """Encode and write in this process, without log and workers; the same documents end the same way.
 
@@ -101,7 +103,7 @@ def ingest_inline(
 
     for events in cut(tally.accept(documents, op), WINDOW, WINDOW_BYTES):
         stamped = [event if event.version else replace(event, version=clock.next()) for event in events]
-        done = apply_events(engine, target, stamped)
+        done = apply_events(engine, target, stamped, patience=patience)
         if done.failed:
             raise IngestIncomplete(
                 f"{len(done.failed)} documents could not be written to {target.alias!r}: {done.failed[0].reason}",

@@ -26,9 +26,15 @@ def csv_documents(
     """A document for each row; an empty cell is an absent field."""
     csv.field_size_limit(MAX_DOCUMENT_BYTES)
     text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
     try:
-        header = next(rows, [])
+        yield from _documents(csv.reader(text, delimiter=delimiter, strict=True), name, spec)
+    finally:
+        text.detach()  # else it would close the file under its owner
+
+
+def _documents(rows: Any, name: str, spec: Spec) -> Iterator[tuple[Origin, dict[str, Any]] | Refused]:
+    try:
+        header: list[str] = next(rows, [])
     except csv.Error as error:
         yield Refused(Origin(name, 1), "", f"the header cannot be read: {error}")
         return

@@ -12,6 +12,8 @@ from .events import Origin, Refused
 _BLOCK = 1 << 18
 # An element longer than this many characters is taken for a damaged file.
 _MAX_ELEMENT = 64_000_000
+# Numbers, literals, escapes: what can be cut in two by the end of the window, strings aside.
+_LONGEST_TOKEN = 1024
 _SPACE = " \t\n\r"
 
 
@@ -82,7 +84,9 @@ def _element(text: _Text, decoder: json.JSONDecoder) -> Any:
                 return value
         except json.JSONDecodeError as error:
             waiting = len(text.buffer) - text.position
-            if text.ended or waiting > _MAX_ELEMENT or error.pos < len(text.buffer) - _BLOCK:
+            # At the very end anything may be a piece of something good; a string, wherever it begins.
+            cut = error.msg.startswith("Unterminated string") or error.pos > len(text.buffer) - _LONGEST_TOKEN
+            if text.ended or waiting > _MAX_ELEMENT or not cut:
                 raise ValueError(error.msg) from None
         except RecursionError:
             raise ValueError("it is nested too deeply") from None

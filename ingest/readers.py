@@ -116,7 +116,7 @@ def ndjson_documents(file: IO[bytes], name: str, _: Spec) -> Iterator[Found]:
             continue
         line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         if line.strip():
-            yield _document(origin, line)
+            yield _document(origin, line.rstrip())
 
 
 def _document(origin: Origin, line: bytes) -> Found:

@@ -37,6 +37,7 @@ class RedisLink:
         from redis.retry import Retry
 
         try:
+            _check(self.url)
             return redis.Redis.from_url(
                 self.url,
                 socket_timeout=10,
@@ -104,6 +105,14 @@ class RedisLink:
             raise LogUnavailable(f"Redis at {self.address} is full: {error}", hint="raise its maxmemory") from None
         except exceptions.RedisError as error:
             raise LogUnavailable(f"Redis at {self.address}: {error}") from None
+
+
+def _check(url: str) -> None:
+    """redis-py takes database 0 where it cannot read the number: better to say so."""
+    parts = urlsplit(url)
+    database = parts.path.strip("/")
+    if parts.scheme in ("redis", "rediss") and database and not database.isdigit():
+        raise ValueError(f"{database!r} is no number of a database")
 
 
 def key_of(index: str, name: str) -> str:

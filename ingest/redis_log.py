@@ -160,15 +160,17 @@ class RedisLog(RedisNotes):
         """Counted from the stream itself: the group's own `lag` is absent or null on some servers."""
         key = key_of(index, "events")
 
-        def ask() -> Backlog:
+        try:
             with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
                 pipeline.xlen(key).xpending(key, GROUP).xrange(key, count=1)
                 length, pending, first = pipeline.execute()
-            held = int(pending["pending"])
-            low_water = text_in(first[0][0]) if first else None
-            return Backlog(max(0, length - held), min(held, length), low_water)
-
-        return self._with_group(index, ask)
+        except LogUnavailable as error:
+            if "NOGROUP" in str(error):  # nothing was ever appended
+                return Backlog(0, 0, None)
+            raise
+        held = int(pending["pending"])
+        low_water = text_in(first[0][0]) if first else None
+        return Backlog(max(0, length - held), min(held, length), low_water)
 
     def wait(self, timeout: float) -> bool:
         """Block until an event is appended to any index, `timeout` seconds at most; whether one was."""

@@ -117,7 +117,8 @@ class Tally:
         if self.missing_count:
             names = ", ".join(self.missing)
             raise IngestIncomplete(
-                f"{self.missing_count} accepted documents are not in {self.spec.index!r}, and nobody said why: {names}",
+                f"{self.missing_count} of {self.accepted} accepted documents are not in {self.spec.index!r}, "
+                f"and nobody said why: {names}",
                 hint="was the index replaced meanwhile? Send these documents again",
             )
         return report

@@ -29,7 +29,9 @@ def make_target(alias: str, stored: Stored, vectors: VectorCache | None = None) 
                 hint="give this process the model that filled the index (KNNEX_MODELS), or fill it again with this one",
             )
         encoders[name] = encoder
-    return Target(alias, stored, encoders, vectors or _shared_cache(settings().cache_dir / CACHE_FILE))
+    return Target(
+        alias, stored, encoders, _shared_cache(settings().cache_dir / CACHE_FILE) if vectors is None else vectors
+    )
 
 
 @cache

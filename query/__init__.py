@@ -7,6 +7,5 @@ from .hits import Hit, Hits, Passage
 from .plan import Plan, plan
 from .query import Query, Text
 from .run import prepare, search
-from .words import parse_filter
 
-__all__ = ["F", "Hit", "Hits", "Passage", "Plan", "Query", "Text", "parse_filter", "plan", "prepare", "search"]
+__all__ = ["F", "Hit", "Hits", "Passage", "Plan", "Query", "Text", "plan", "prepare", "search"]

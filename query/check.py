@@ -28,7 +28,7 @@ _BOOST = re.compile(r"(?P<name>[^\^]+)(?:\^(?P<boost>[^\^]*))?")
 
 def check(query: Query, stored: Stored) -> None:
     """Raises QueryError or UnknownField for the first thing that is wrong."""
-    names = Names(stored.spec)
+    names = Names.of(stored.spec)
     _check_page(query)
     for part in query.parts:
         if isinstance(part, Semantic):

@@ -36,9 +36,11 @@ def where(query: Query, condition: str, spec: Spec) -> Query:
 
 def _filter(name: str, operator: str, value: str, spec: Spec) -> Filter:
     field = F[name]
+    if value == "*" and operator in ("=", "!="):
+        return field.exists() if operator == "=" else ~field.exists()
     if operator in ("=", "!="):
         values = [_typed(name, one.strip(), spec) for one in value.split(",")]
-        held = field.exists() if value == "*" else field.isin(values) if len(values) > 1 else field == values[0]
+        held = field.isin(values) if len(values) > 1 else field == values[0]
         return held if operator == "=" else ~held
     bound = _typed(name, value, spec)
     return {">": field > bound, ">=": field >= bound, "<": field < bound, "<=": field <= bound}[operator]

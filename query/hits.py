@@ -121,11 +121,14 @@ def parse_hit(raw: Mapping[str, Any], spec: Spec, part: str, hidden: Collection[
     kept_out = {PROVENANCE, *spec.embeddings, *hidden}
     score = float(raw.get("_score") or 0.0)
     found = raw.get("inner_hits") or {}
+    source = raw.get("_source") or {}
+    # OpenSearch returns the fields in an order of its own.
+    order = [name for name in spec.fields if name in source]
     chunks = [chunk for path, inner in found.items() for chunk in _chunks(path, inner)]
     return Hit(
         id=raw["_id"],
         score=score,
-        source={key: value for key, value in (raw.get("_source") or {}).items() if key not in kept_out},
+        source={key: source[key] for key in dict.fromkeys([*order, *source]) if key not in kept_out},
         passages=tuple(sorted(chunks, key=lambda one: (-one.score, one.start))),
         highlights={name: tuple(marked) for name, marked in (raw.get("highlight") or {}).items()},
         parts={part: score},

@@ -11,7 +11,7 @@ from ..errors import QueryError
 from ..mappings import PROVENANCE, LookupJoin, Stored, load
 from .answers import answered
 from .compile import Page, compiler_for
-from .hits import Hit, value_at
+from .hits import Hit
 from .names import TEXT, Names
 from .nodes import Everything, Filter, Ids, Lookup, Nothing, Terms, both
 from .resolve import Resolver
@@ -40,7 +40,7 @@ class Side:
     def by_id(self) -> bool:
         """Whether the key is the document's id, which is no field."""
         spec = self.stored.spec
-        return self.join.key == "_id" or (self.join.key == spec.id and not Names(spec).has(spec.id))
+        return self.join.key == "_id" or (self.join.key == spec.id and not Names.of(spec).has(spec.id))
 
 
 def lookups_in(given: Filter | None) -> list[Lookup]:
@@ -80,8 +80,9 @@ def first_request(plan: Plan, lookup: Lookup, join: LookupJoin) -> Request:
 
 
 def _shown(plan: Plan, lookup: Lookup, join: LookupJoin) -> Filter | None:
-    mine = join.index in (None, plan.alias)
-    return Resolver(Names(plan.stored.spec)).resolve(lookup.filter) if mine and lookup.filter else lookup.filter
+    if lookup.filter is None or join.index not in (None, plan.alias):
+        return lookup.filter
+    return Resolver(Names.of(plan.stored.spec)).resolve(lookup.filter)
 
 
 def keys(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[tuple[Side, Filter]]:
@@ -101,19 +102,19 @@ def keys(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[tuple[Side, Filte
                 + (f", or declare {join.key!r} as a keyword field of {side.alias!r}" if side.by_id else ""),
             )
         if after is None:
-            return side, Terms(lookup.field, tuple(found)) if found else Nothing()
+            return side, Terms(lookup.field, tuple(sorted(found, key=str))) if found else Nothing()
 
 
 def _side(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[Side]:
     stored = plan.stored
     if join.index not in (None, plan.alias):
         stored = yield from load(str(join.index))
-    given = None if lookup.filter is None else Resolver(Names(stored.spec)).resolve(lookup.filter)
+    given = None if lookup.filter is None else Resolver(Names.of(stored.spec)).resolve(lookup.filter)
     if lookups_in(given):
         raise QueryError(f"where_lookup({lookup.join!r}) has a lookup inside", hint="one query follows one foreign key")
     side = Side(stored, join, given)
     if not side.by_id:
-        known = Names(stored.spec).field(join.key)
+        known = Names.of(stored.spec).field(join.key)
         if known.type in TEXT:
             raise QueryError(f"the key {join.key} of {side.alias!r} is a text", hint="declare it as a keyword")
     return side
@@ -138,27 +139,40 @@ def _batch(side: Side, answer: Mapping[str, Any]) -> tuple[list[Any], Any]:
         more = hits["total"]["value"] > len(hits["hits"]) or hits["total"]["relation"] != "eq"
         return [hit["_id"] for hit in hits["hits"]], more or None
     found = answer["aggregations"]["keys"]
-    return [bucket["key"]["key"] for bucket in found["buckets"]], found.get("after_key")
+    full = len(found["buckets"]) == _BATCH
+    return [bucket["key"]["key"] for bucket in found["buckets"]], found.get("after_key") if full else None
 
 
 def join(plan: Plan, name: str, sides: Sequence[Side], hits: Sequence[Hit]) -> Flow[list[Hit]]:
     """The hits, each with the document its foreign key leads to as `joined[name]`."""
     side = sides[0]
-    values = list(dict.fromkeys(value for hit in hits for value in _values(hit, side.join)))
+    values = sorted({value for hit in hits for value in _values(hit, side.join)}, key=str)
     if not values:
         return list(hits)
     known: Filter = Ids(tuple(map(str, values))) if side.by_id else Terms(side.join.key, tuple(values))
     everything = both((known, *(one.filter for one in sides if one.filter is not None)))
-    source = {"excludes": [*side.stored.spec.embeddings, PROVENANCE]}
-    body = compiler_for(plan.dialect).search(Everything(everything), Page(size=min(_BATCH, len(values)), source=source))
-    if not side.by_id:
-        body["collapse"] = {"field": side.join.key}
-    response = yield Request("POST", path_of(side.alias, "_search"), body=body)
-    found: dict[str, Any] = {}
-    for raw in answered(response)["hits"]["hits"]:
-        key = raw["_id"] if side.by_id else value_at(raw["_source"], side.join.key)
-        found.setdefault(str(key), raw["_source"])
+    response = yield _joined_request(plan, side, everything, values)
+    found = dict(_documents(side, answered(response)))
     return [replace(hit, joined={**hit.joined, name: _joined(hit, side.join, found)}) for hit in hits]
+
+
+def _joined_request(plan: Plan, side: Side, given: Filter, values: list[Any]) -> Request:
+    """One document for each key: by ids as hits, else as the first of the key's bucket, for keys may repeat."""
+    source = {"excludes": [*side.stored.spec.embeddings, PROVENANCE]}
+    page = Page(size=len(values) if side.by_id else 0, source=source)
+    body = compiler_for(plan.dialect).search(Everything(given), page)
+    if not side.by_id:
+        buckets = {"field": side.join.key, "include": values, "size": len(values)}
+        first = {"first": {"top_hits": {"size": 1, "_source": source}}}
+        body |= {"track_total_hits": False, "aggs": {"keys": {"terms": buckets, "aggs": first}}}
+    return Request("POST", path_of(side.alias, "_search"), body=body)
+
+
+def _documents(side: Side, answer: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    if side.by_id:
+        return [(hit["_id"], hit["_source"]) for hit in answer["hits"]["hits"]]
+    buckets = answer["aggregations"]["keys"]["buckets"]
+    return [(str(one["key"]), one["first"]["hits"]["hits"][0]["_source"]) for one in buckets]
 
 
 def _values(hit: Hit, join: LookupJoin) -> list[Any]:

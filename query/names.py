@@ -36,6 +36,16 @@ class Names:
         self.spec = spec
         self._fields = {known.name: known for known in _fields(spec)}
 
+    @classmethod
+    def of(cls, spec: Spec) -> Names:
+        """The names of a spec, read from it once: making them costs more than planning a query."""
+        known = _KNOWN.get(id(spec))
+        if known is None or known.spec is not spec:
+            if len(_KNOWN) >= _KEPT:
+                _KNOWN.clear()
+            known = _KNOWN[id(spec)] = cls(spec)
+        return known
+
     def field(self, name: str, nested: str | None = None) -> Known:
         """The field of that name; inside `nested` its path may be left out. Raises UnknownField."""
         inside = nested is not None and not name.startswith(f"{nested}.")
@@ -88,6 +98,11 @@ class Names:
             + (f"; did you mean {close[0]!r}?" if close else ""),
             hint=f"it has {listed}" if names else f"its spec declares no {kind}",
         )
+
+
+# By the spec's id; each holds its spec, so that the id is not given to another.
+_KNOWN: dict[int, Names] = {}
+_KEPT = 64
 
 
 def _fields(spec: Spec) -> Iterator[Known]:

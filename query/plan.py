@@ -199,7 +199,7 @@ def plan(query: Query, stored: Stored, dialect: Dialect, encode: Encode) -> Plan
     """
     query = _with_parts(query, stored)
     check(query, stored)
-    resolver = Resolver(Names(stored.spec))
+    resolver = Resolver(Names.of(stored.spec))
     given = resolver.resolve(both(query.filters)) if query.filters else None
     encoded = encode_texts(query, stored, encode)
     made = Plan(

@@ -89,7 +89,7 @@ class Query:
         return replace(self, parts=(*self.parts, Lexical(fields, text, weight)))
 
     def where(self, *filters: Filter | Mapping[str, Any] | Any) -> Self:
-        """Only documents that fulfil every filter: of `F`, or in the engine's DSL (a dict, an `elasticsearch.dsl` query)."""
+        """Only documents that fulfil every filter: of `F`, or in the engine's DSL (dict, `elasticsearch.dsl`)."""
         return replace(self, filters=(*self.filters, *map(_as_filter, filters)))
 
     def raw(self, dsl: Mapping[str, Any] | Any) -> Self:

@@ -34,6 +34,8 @@ from .values import MAX_TERMS, beyond, check_unicode, plain, reachable
 MAX_DEPTH = 26
 # OpenSearch refuses more than 1,024 clauses in one query.
 MAX_CLAUSES = 1_000
+# Elasticsearch refuses a longer prefix (`index.max_regex_length`).
+MAX_PREFIX = 1_000
 
 _UNORDERED = frozenset({"boolean", "join", "flattened", "flat_object", "geo_point", "geo_shape", "object", "nested"})
 
@@ -151,6 +153,11 @@ class Resolver:
                 f"{known.name} is of type {known.type}: only a keyword starts with something", hint="use .between()"
             )
         check_unicode(given.value, f"the prefix for {known.name}")
+        if len(given.value) > MAX_PREFIX:
+            raise QueryError(
+                f"the prefix for {known.name} has {len(given.value):,} characters; engines take {MAX_PREFIX:,}",
+                hint="a shorter one finds these documents too",
+            )
         return Prefix(known.name, given.value)
 
     @_one.register

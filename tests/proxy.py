@@ -30,7 +30,7 @@ def gate(upstream: str, *, allow: set[str] | None = None, tls: ssl.SSLContext | 
             headers = {key: value for key, value in self.headers.items() if key.lower() not in _HOP}
             connection.request(self.command, self.path, body=body, headers=headers)
             answer = connection.getresponse()
-            self.answer(answer.status, answer.read(), dict(answer.getheaders()))
+            self.answer(answer.status, answer.read(), {key.title(): value for key, value in answer.getheaders()})
             connection.close()
 
         def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:

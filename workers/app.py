@@ -41,12 +41,12 @@ SWEEP_PENDING_EVERY = 5.0
 class Worker:
     """One process that drains the log; connections and models are opened when they are first needed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str | None = None) -> None:
         self.settings = settings
-        self.name = f"{socket.gethostname()}-{os.getpid()}"
+        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self.stop = threading.Event()
         self._draining = threading.Lock()
-        self._started = time.time()
+        self._since = time.strftime("%Y-%m-%d %H:%M:%S")
 
     @cached_property
     def log(self) -> RedisLog:
@@ -82,12 +82,12 @@ class Worker:
 
     def facts(self) -> dict[str, Any]:
         """What others may know of this worker."""
-        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": self._started}
-        known = self.targets.facts() if "targets" in self.__dict__ else {"device": "", "model": ""}
-        return facts | known | {"draining": self._draining.locked()}
+        known = self.targets.facts() if "targets" in self.__dict__ else {}
+        here = {"device": self.settings.device or "", "model": ""} | known
+        return here | {"pid": os.getpid(), "host": socket.gethostname(), "since": self._since}
 
 
-def make_app(settings: Settings) -> Celery:
+def make_app(settings: Settings, name: str | None = None) -> Celery:
     """The Celery application: the task `knnex.drain` on the queue `knnex`, JSON only, no results, no retries."""
     from celery import Celery
 
@@ -112,7 +112,7 @@ def make_app(settings: Settings) -> Celery:
             "health_check_interval": 30,
         },
     )
-    worker = Worker(settings)
+    worker = Worker(settings, name)
 
     @app.task(name=TASK)  # type: ignore[untyped-decorator, unused-ignore]
     def drain_log() -> None:

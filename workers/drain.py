@@ -16,7 +16,7 @@ from typing import Protocol
 
 from ..engines import Engine
 from ..errors import AccessDenied, EncoderError, EngineError, IndexMissing, KnnexError, LogUnavailable, SpecError
-from ..ingest import BatchReport, Buried, Delivered, EventLog, Target
+from ..ingest import BatchReport, Buried, Delivered, EventLog, Patience, Target
 from ..ingest.apply import prepare_safely, write_prepared
 from ..ingest.prepare import Prepared
 from .heartbeat import Heartbeat
@@ -70,13 +70,16 @@ def drain(
     batch: int = 512,
     lease: float = 15.0,
     stop: threading.Event | None = None,
+    patience: Patience | None = None,
 ) -> DrainReport:
     """Work until the log is empty, `seconds` have passed, or `stop` is set; the batch at hand is finished.
+
+    `patience` is how long a busy engine is asked again before a batch is handed back.
 
     Raises LogUnavailable.
     """
     with Heartbeat(log, consumer, lease) as heartbeat, ThreadPoolExecutor(1, "knnex-writer") as writer:
-        run = _Drain(log, targets, consumer, batch, lease, stop or threading.Event(), heartbeat, writer)
+        run = _Drain(log, targets, consumer, batch, lease, stop or threading.Event(), patience, heartbeat, writer)
         return run.until(time.monotonic() + seconds)
 
 
@@ -89,11 +92,12 @@ class _Drain:
         batch: int,
         lease: float,
         stop: threading.Event,
+        patience: Patience | None,
         heartbeat: Heartbeat,
         writer: ThreadPoolExecutor,
     ) -> None:
         self.log, self.targets, self.consumer, self.batch, self.lease = log, targets, consumer, batch, lease
-        self.stop, self.heartbeat, self.writer = stop, heartbeat, writer
+        self.stop, self.patience, self.heartbeat, self.writer = stop, patience, heartbeat, writer
         self.report = DrainReport()
         self.resting: set[str] = set()
         self.writing: Future[None] | None = None
@@ -167,7 +171,7 @@ class _Drain:
 
     def _write(self, target: Target, taken: Sequence[Delivered], prepared: Prepared, started: float) -> None:
         try:
-            done = write_prepared(self.targets.engine, target, prepared, sleep=self.stop.wait)
+            done = write_prepared(self.targets.engine, target, prepared, patience=self.patience, sleep=self.stop.wait)
             self._settle(target, taken, done, time.monotonic() - started)
         except UNUSABLE as error:
             self._pause(target.alias, error)

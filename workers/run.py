@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 from ..errors import SettingsError
-from ..settings import Settings
+from ..settings import Settings, settings
 from .app import QUEUE, make_app
 
 log = logging.getLogger(__name__)
@@ -17,14 +17,25 @@ log = logging.getLogger(__name__)
 POOLS = ("solo", "threads", "prefork")
 
 
-def run_worker(settings: Settings, *, pool: str = "solo", concurrency: int = 1, verbose: bool = False) -> int:
+def run_worker(
+    url: str | None = None,
+    redis_url: str | None = None,
+    *,
+    name: str | None = None,
+    pool: str = "solo",
+    concurrency: int = 1,
+    verbose: bool = False,
+) -> int:
     """Run a worker until SIGTERM or SIGINT; its exit code. A first signal finishes the batch at hand.
 
-    Raises SettingsError, LogUnavailable for an unsafe or absent Redis, EngineUnreachable, AccessDenied.
+    Engine and log are those of the settings where no URL is given. Raises SettingsError, LogUnavailable for an unsafe
+    or absent Redis, EngineUnreachable, AccessDenied.
     """
-    check_pool(pool, settings)
+    given = {key: value for key, value in {"url": url, "redis_url": redis_url}.items() if value}
+    ours = settings().model_copy(update=given)
+    check_pool(pool, ours)
     _log_to_terminal(verbose)
-    app = make_app(settings)
+    app = make_app(ours, name)
     worker = app.knnex_worker
     worker.log.check()
     for index in worker.log.indexes():
@@ -47,12 +58,12 @@ def run_worker(settings: Settings, *, pool: str = "solo", concurrency: int = 1, 
     return int(celery.exitcode or 0)
 
 
-def check_pool(pool: str, settings: Settings) -> None:
+def check_pool(pool: str, ours: Settings) -> None:
     """Raises SettingsError for a pool that is unknown, or cannot share a GPU between processes."""
     if pool not in POOLS:
         raise SettingsError(f"there is no pool {pool!r}", hint=f"choose one of {', '.join(POOLS)}")
     # Asking torch would itself initialise CUDA, after which no child process could use it.
-    gpu = (settings.device or "").startswith("cuda") or (settings.device is None and shutil.which("nvidia-smi"))
+    gpu = (ours.device or "").startswith("cuda") or (ours.device is None and shutil.which("nvidia-smi"))
     if pool == "prefork" and gpu:
         raise SettingsError("CUDA does not survive the fork of pool 'prefork'", hint="use --pool solo or threads")
 

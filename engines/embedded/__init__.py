@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from .java import Java, find_java
-from .nodes import ELASTICSEARCH, OPENSEARCH, start_elasticsearch, start_opensearch
+from .nodes import start_elasticsearch, start_opensearch
 from .redis import start_redis
 from .server import EmbeddedServer
 from .state import Running, ServerState, down, running, status, up
 
 __all__ = [
-    "ELASTICSEARCH",
-    "OPENSEARCH",
     "EmbeddedServer",
     "Java",
     "Running",

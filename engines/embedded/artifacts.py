@@ -122,6 +122,7 @@ def _room_for(distribution: Distribution, folder: Path) -> None:
 
 
 def _fetched(artifact: Artifact, scratch: Path, progress: Progress, repositories: Mapping[str, str] | None) -> Path:
+    progress(f"downloading {artifact.name} {artifact.version}, {max(1, artifact.size >> 20)} MB, this once")
     problem = ""
     for attempt in range(_ATTEMPTS):
         if attempt:

@@ -94,5 +94,5 @@ def _shown(text: str, cause: re.Pattern[str] | None) -> list[str]:
     lines = [line.rstrip() for line in text.splitlines() if not _NOISE.search(line)]
     first = next((line for line in lines if cause and cause.search(line)), None)
     telling = [line for line in lines if _TELLING.search(line) and line != first][-_SHOWN + 1 :]
-    chosen = ([first] if first else []) + (telling or lines[-_SHOWN + 1 :])
+    chosen = [first, *telling] if first else telling or lines[-_SHOWN:]
     return [line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in dict.fromkeys(chosen)]

@@ -1,4 +1,4 @@
-"""Elasticsearch and OpenSearch as embedded servers: one family, so one recipe and a table of what differs."""
+"""Elasticsearch and OpenSearch as embedded servers: one family, so one recipe."""
 
 from __future__ import annotations
 
@@ -6,109 +6,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...errors import EngineStartFailed, SettingsError
-from .artifacts import Artifact, Distribution, Progress, silent, unpacked, without
+from ...errors import EngineStartFailed
+from .artifacts import Progress, silent, unpacked, without
 from .java import Java, find_java
+from .releases import ELASTICSEARCH, OPENSEARCH, VECTOR, Product, release
 from .server import Command, EmbeddedServer, Recipe, Run, get, heap_bytes, start
-
-_VECTOR = "jdk.incubator.vector"
-_ELASTIC = "org.elasticsearch.distribution.integ-test-zip"
-_OPEN = "org.opensearch.distribution.integ-test-zip"
-
-
-@dataclass(frozen=True)
-class Release:
-    """A version that can be embedded, and the Java it asks for."""
-
-    distribution: Distribution
-    java: int
-    modules: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Product:
-    """What sets the two servers apart; the newest release comes first."""
-
-    name: str
-    title: str
-    prefix: str
-    releases: Mapping[str, Release]
-    settings: Mapping[str, str]
-
-
-ELASTICSEARCH = Product(
-    "elasticsearch",
-    "Elasticsearch",
-    "ES",
-    {
-        "9.5.0": Release(
-            Distribution(
-                "elasticsearch-9.5.0",
-                Artifact(
-                    _ELASTIC,
-                    "elasticsearch",
-                    "9.5.0",
-                    "db0e275fd790f723eca7bcde96069fd6fed304ad23afdb70c8c09553dd9e8b1b",
-                    129_856_182,
-                ),
-            ),
-            java=21,
-            modules=frozenset({_VECTOR, "jdk.jdi"}),
-        ),
-        "8.19.21": Release(
-            Distribution(
-                "elasticsearch-8.19.21",
-                Artifact(
-                    _ELASTIC,
-                    "elasticsearch",
-                    "8.19.21",
-                    "215d5f3dbf0609a149f6218a9e47b6ae2df34ebbff3c5754e35f15a5e5393c8a",
-                    106_871_955,
-                ),
-            ),
-            java=17,
-            modules=frozenset({_VECTOR, "jdk.jdi"}),
-        ),
-    },
-    {"xpack.security.enabled": "false"},
-)
-OPENSEARCH = Product(
-    "opensearch",
-    "OpenSearch",
-    "OPENSEARCH",
-    {
-        "3.6.0": Release(
-            Distribution(
-                "opensearch-3.6.0",
-                Artifact(
-                    _OPEN,
-                    "opensearch",
-                    "3.6.0",
-                    "a91faa1dc1cadc78cb278b4f63847e19e1627a4e9de698e14e7efc14ee37b286",
-                    161_609_640,
-                ),
-                {
-                    "opensearch-knn": Artifact(
-                        "org.opensearch.plugin",
-                        "opensearch-knn",
-                        "3.6.0.0",
-                        "ac392ca28a39b3bf290648a422ef30cb149dda2963a9d7feb26060e932341c9a",
-                        6_015_541,
-                    )
-                },
-            ),
-            java=21,
-            modules=frozenset(),
-        )
-    },
-    {},
-)
-PRODUCTS = {product.name: product for product in (ELASTICSEARCH, OPENSEARCH)}
 
 _SETTINGS = {
     "cluster.name": "knnex",
@@ -130,6 +36,26 @@ rootLogger.appenderRef.console.ref = console
 logger.grpc.name = org.opensearch.transport.grpc
 logger.grpc.level = warn
 """
+# What OpenSearch's launcher (SystemJvmOptions) puts before the options of the file.
+_SYSTEM_OPTIONS = (
+    "-Xshare:auto",
+    "-Dopensearch.networkaddress.cache.ttl=60",
+    "-Dopensearch.networkaddress.cache.negative.ttl=10",
+    "-Xss1m",
+    "-Djava.awt.headless=true",
+    "-Dfile.encoding=UTF-8",
+    "-Djna.nosys=true",
+    "-XX:-OmitStackTraceInFastThrow",
+    "-XX:+ShowCodeDetailsInExceptionMessages",
+    "-Dio.netty.noUnsafe=true",
+    "-Dio.netty.noKeySetOptimization=true",
+    "-Dio.netty.recycler.maxCapacityPerThread=0",
+    "-Dio.netty.allocator.numDirectArenas=0",
+    "-Dlog4j.shutdownHookEnabled=false",
+    "-Dlog4j2.disable.jmx=true",
+    "-Djava.locale.providers=SPI,CLDR",
+)
+_OPTION = re.compile(r"(?:(\d+)(-\d*)?:)?(-\S.*)")
 # Files in the server's own directory, which it may not write.
 _NOT_OURS = re.compile(r"-Xlog:gc|-Xloggc|HeapDump|ErrorFile|^-Xm[sx]|PrintGC|GCLogFile")
 _LISTENS = re.compile(r"HttpServerTransport\s*\].*publish_address \{([^}]+)\}")
@@ -146,21 +72,39 @@ class _Node:
     port: str
 
     def prepare(self, run: Run) -> Command:
-        name, prefix = self.product.name, self.product.prefix
-        (run.config / f"{name}.yml").write_text(self.settings(run))
+        """Write the configuration."""
+        (run.config / f"{self.product.name}.yml").write_text(self.settings(run))
         (run.config / "log4j2.properties").write_text(_LOGGING)
-        (run.config / "jvm.options").write_text(self.jvm_options())
-        (run.config / "jvm.options.d").mkdir()
-        env = {
+        environment = {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(run.scratch),
             "LC_ALL": "C.UTF-8",  # or a JVM cannot open paths with letters beyond ASCII
-            f"{prefix}_JAVA_HOME": str(self.java.home),
-            f"{prefix}_PATH_CONF": str(run.config),
-            f"{prefix}_TMPDIR": str(run.scratch),
         }
-        port = int(self.port) if self.port.isdigit() else 0
-        return Command([str(self.folder / "bin" / name)], env, self.folder, port)
+        command = self.elasticsearch if self.product is ELASTICSEARCH else self.opensearch
+        arguments, own = command(run)
+        return Command(arguments, environment | own, self.folder, int(self.port) if self.port.isdigit() else 0)
+
+    def elasticsearch(self, run: Run) -> tuple[list[str], dict[str, str]]:
+        (run.config / "jvm.options").write_text("\n".join([*self.jvm_options(), ""]))
+        (run.config / "jvm.options.d").mkdir()
+        own = {"ES_JAVA_HOME": self.java.home, "ES_PATH_CONF": run.config, "ES_TMPDIR": run.scratch}
+        return [str(self.folder / "bin" / "elasticsearch")], {name: str(path) for name, path in own.items()}
+
+    def opensearch(self, run: Run) -> tuple[list[str], dict[str, str]]:
+        """What `bin/opensearch` comes to; that script starts four more JVMs, and breaks at a space in a path."""
+        options = [option.replace("${OPENSEARCH_TMPDIR}", str(run.scratch)) for option in self.jvm_options()]
+        options += [f"-XX:MaxDirectMemorySize={heap_bytes(self.heap) // 2}"]
+        options += [f"-Dopensearch.path.home={self.folder}", f"-Dopensearch.path.conf={run.config}"]
+        options += ["-Dopensearch.distribution.type=zip", "-Dopensearch.bundled_jdk=false"]
+        java = str(self.java.home / "bin" / "java")
+        return [
+            java,
+            *_SYSTEM_OPTIONS,
+            *options,
+            "-cp",
+            f"{self.folder}/lib/*",
+            "org.opensearch.bootstrap.OpenSearch",
+        ], {}
 
     def settings(self, run: Run) -> str:
         own = {
@@ -170,15 +114,22 @@ class _Node:
         }
         return "".join(f"{key}: {value}\n" for key, value in (_SETTINGS | own | dict(self.product.settings)).items())
 
-    def jvm_options(self) -> str:
-        given = (self.folder / "config" / "jvm.options").read_text().splitlines()
-        kept = [line for line in given if line.strip() and not line.startswith("#") and not _NOT_OURS.search(line)]
-        if _VECTOR not in self.java.modules:
-            kept = [line for line in kept if _VECTOR not in line]
+    def jvm_options(self) -> list[str]:
+        """The options that the distribution gives for this Java, without those that are ours to choose."""
+        lines = (self.folder / "config" / "jvm.options").read_text().splitlines()
+        given = [match[3] for match in map(_OPTION.fullmatch, lines) if match and _covers(match, self.java.version)]
+        kept = [option for option in given if not _NOT_OURS.search(option)]
+        if VECTOR not in self.java.modules:
+            kept = [option for option in kept if VECTOR not in option]
         # Memory is taken when it is used, and a JVM that breaks says so in the log.
         own = [f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:-AlwaysPreTouch", "-XX:+ExitOnOutOfMemoryError"]
-        own += ["-XX:-HeapDumpOnOutOfMemoryError", "-XX:+ErrorFileToStderr"]
-        return "\n".join([*kept, *own, ""])
+        return [*kept, *own, "-XX:-HeapDumpOnOutOfMemoryError", "-XX:+ErrorFileToStderr"]
+
+
+def _covers(option: re.Match[str], java: int) -> bool:
+    """`17:`, `17-21:` or `17-:` before an option names the versions of Java that it is for."""
+    first, last = option[1], option[2]
+    return first is None or int(first) <= java <= int(last.lstrip("-") or java if last is not None else first)
 
 
 def _url(log: str, _command: Command) -> str | None:
@@ -201,17 +152,6 @@ class _Health:
         return status == 200 or (self.since is not None and time.monotonic() - self.since > self.patience)
 
 
-def release(product: Product, version: str | None) -> tuple[str, Release]:
-    """A release of a product, the newest by default. Raises SettingsError for one that cannot be embedded."""
-    version = version or next(iter(product.releases))
-    if version not in product.releases:
-        raise SettingsError(
-            f"{product.title} {version} cannot be embedded",
-            hint=f"choose one of {', '.join(product.releases)}, or connect to a server of your own by its URL",
-        )
-    return version, product.releases[version]
-
-
 def java_for(product: Product, version: str | None = None) -> Java:
     """A Java for a release. Raises EngineStartFailed.
 
@@ -221,7 +161,7 @@ def java_for(product: Product, version: str | None = None) -> Java:
     if wanted.modules:
         return find_java(wanted.java, wanted.modules)
     try:
-        return find_java(wanted.java, {_VECTOR})
+        return find_java(wanted.java, {VECTOR})
     except EngineStartFailed:
         return find_java(wanted.java)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +21,29 @@ from .place import server_user
 _GUARD = Path(__file__).with_name("guard.py")
 # Seconds a server has to end by itself before it is killed.
 _GRACE = 20.0
-# Start times are computed from the clock, which may have been set meanwhile (seconds).
-_SAME = 2.0
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process, by its id and the time it was created (seconds since the epoch)."""
+    """A process, by its id and by when it was born, so that a later one with the same id is never taken for it."""
 
     pid: int
-    created: float
+    born: str
 
     @classmethod
     def of(cls, pid: int) -> Process:
         """The process of that id that runs now; one that has ended already never counts as alive."""
-        process = _find(pid)
-        return cls(pid, process.create_time() if process else 0.0)
+        return cls(pid, _born(pid))
 
     def alive(self) -> bool:
         """Whether it runs."""
-        return self._handle() is not None
+        return bool(self.born) and _born(self.pid) == self.born
 
     def send(self, number: int) -> None:
         """Send a signal, unless the process has ended, even if another has its id now."""
-        process = self._handle()
-        if process is not None:
-            process.send_signal(number)
+        if self.alive():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended within that time."""
@@ -54,19 +54,30 @@ class Process:
             time.sleep(0.02)
         return True
 
-    def _handle(self) -> Any:
-        process = _find(self.pid)
-        return process if process and abs(process.create_time() - self.created) < _SAME else None
 
-
-def _find(pid: int) -> Any:
-    """psutil's handle of a process that runs, else None; psutil checks the start time again before it signals."""
-    psutil = need_psutil()
+def _born(pid: int) -> str:
+    """When that process started: on Linux in ticks since which boot, as a clock may be set; "" if it has ended."""
+    if sys.platform != "linux":
+        psutil = need_psutil()
+        try:
+            process = psutil.Process(pid)
+            return "" if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
+        except psutil.NoSuchProcess:
+            return ""
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process
-    except psutil.NoSuchProcess:
-        return None
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return "" if state in "ZX" else f"{_boot()}:{fields[18]}"
+
+
+@cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:  # some sandboxes have none; ticks alone still tell processes apart
+        return ""
 
 
 def need_psutil() -> Any:
@@ -103,6 +114,7 @@ class Guarded:
         }
         done = subprocess.run(
             [sys.executable, "-I", "-S", str(_GUARD), json.dumps(order)],
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             cwd="/",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import shutil
 import socket
@@ -125,8 +126,12 @@ def start(
     Its data lies in a directory of its own under `home`, which is deleted at the end, or in the directory `keep` of
     `home`, which stays. It ends when this process ends, unless `owner` is False. Raises EngineStartFailed.
     """
+    if os.name != "posix":
+        raise EngineStartFailed(
+            "embedded servers run on Linux and macOS", hint="start the engine with docker-compose.yml, or work in WSL"
+        )
     home = home_dir(home)
-    _enough(recipe, home)
+    _enough(recipe, servers_dir(home, passing=keep is None))
     for attempt in range(_TRIES):
         run = _run(recipe, home, keep)
         try:
@@ -181,7 +186,7 @@ def _ready(recipe: Recipe, command: Command, process: Guarded, run: Run, timeout
 def _run(recipe: Recipe, home: Path, keep: str | None) -> Run:
     try:
         logs = home / "logs"
-        top = servers_dir(home)
+        top = servers_dir(home, passing=keep is None)
         logs.mkdir(exist_ok=True)
         folder = top / keep if keep else Path(tempfile.mkdtemp(dir=top, prefix=f"{recipe.name}-{recipe.version}-"))
         run = Run(folder, logs / f"{folder.name}.log")
@@ -198,7 +203,7 @@ def _run(recipe: Recipe, home: Path, keep: str | None) -> Run:
     return run
 
 
-def _enough(recipe: Recipe, home: Path) -> None:
+def _enough(recipe: Recipe, folder: Path) -> None:
     free = available_memory()
     needed = recipe.memory + _BESIDE_HEAP if recipe.memory else 0
     if free < needed:
@@ -206,7 +211,6 @@ def _enough(recipe: Recipe, home: Path) -> None:
             f"{recipe.label} did not start: it needs {needed >> 20} MB of memory, and {free >> 20} MB are free",
             hint="give it a smaller heap, or stop something else",
         )
-    folder = servers_dir(home)
     room = shutil.disk_usage(folder).free
     if room < _DISK:
         raise EngineStartFailed(

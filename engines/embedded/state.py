@@ -17,10 +17,11 @@ from typing import Any
 from ...errors import SettingsError
 from ...settings import settings
 from .artifacts import Progress, silent
-from .nodes import PRODUCTS, Product, choose, release, start_node
+from .nodes import choose, start_node
 from .place import home_dir, locked, servers_dir
 from .process import Guarded, Process
 from .redis import start_redis
+from .releases import PRODUCTS, Product, release
 from .server import EmbeddedServer
 
 REDIS = "redis"
@@ -64,21 +65,22 @@ def up(
 ) -> Running:
     """Start an engine and Redis, or find them running, and leave them running when this process ends.
 
-    Without `engine`, the one that runs, else the newest Elasticsearch that a Java here can run, else OpenSearch. Data
-    is kept under `home` from one time to the next. Raises SettingsError, EngineStartFailed.
+    `engine` is `elasticsearch`, `opensearch`, or `redis` for Redis alone; without it, the engine that runs, else the
+    newest Elasticsearch that a Java here can run, else OpenSearch. Data is kept under `home` from one time to the next.
+    Raises SettingsError, EngineStartFailed.
     """
     home = home_dir(home)
     with locked(home / "state.lock"):
         book = _Book(home)
-        product, version = _wanted(book, engine, version)
-        node = partial(start_node, product, version, heap=heap, port=_PORTS, keep=f"{product.name}-{version}")
-        _ensure(book, product.name, version, partial(node, home=home, progress=progress))
-        if redis:
-            _ensure(
-                book, REDIS, None, partial(start_redis, home=home, near=_REDIS_PORTS, keep=REDIS, progress=progress)
-            )
-        book.entries.sort(key=lambda entry: (entry["name"], entry["version"]) == (product.name, version))
-        book.write()
+        if engine != REDIS:
+            product, chosen = _wanted(book, engine, version)
+            node = partial(start_node, product, chosen, heap=heap, port=_PORTS, keep=f"{product.name}-{chosen}")
+            _ensure(book, product.name, chosen, partial(node, home=home, progress=progress))
+        if redis or engine == REDIS:
+            own = partial(start_redis, home=home, near=_REDIS_PORTS, keep=REDIS)
+            _ensure(book, REDIS, None, partial(own, progress=progress))
+        if engine != REDIS:
+            book.put_last(product.name, chosen)
         return _running(book)
 
 
@@ -128,6 +130,7 @@ class _Book:
         self.entries: list[dict[str, Any]] = []
         try:
             self.entries = json.loads(self.path.read_bytes())["servers"]
+            list(self.servers())
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -154,6 +157,10 @@ class _Book:
 
     def remove(self, state: ServerState) -> None:
         self.entries = [entry for entry in self.entries if _known(entry).state.pid != state.pid]
+        self.write()
+
+    def put_last(self, name: str, version: str) -> None:
+        self.entries.sort(key=lambda entry: (entry["name"], entry["version"]) == (name, version))
         self.write()
 
     def write(self) -> None:
@@ -184,7 +191,7 @@ def _wanted(book: _Book, engine: str | None, version: str | None) -> tuple[Produ
         product, chosen = choose()
         return product, release(product, version)[0] if version else chosen
     if engine not in PRODUCTS:
-        raise SettingsError(f"{engine!r} is no engine", hint=f"choose {' or '.join(PRODUCTS)}")
+        raise SettingsError(f"{engine!r} is no engine", hint=f"choose {', '.join(PRODUCTS)} or {REDIS}")
     product = PRODUCTS[engine]
     return product, release(product, version)[0]
 
@@ -212,7 +219,9 @@ def _running(book: _Book, engine: str | None = None) -> Running:
 
 def _erase(home: Path) -> None:
     names = [f"{product.name}-{version}" for product in PRODUCTS.values() for version in product.releases]
+    top = servers_dir(home)
     for name in (*names, REDIS):
-        folder = servers_dir(home) / name
-        if folder.exists():
-            shutil.rmtree(folder)
+        if (top / name).exists():
+            shutil.rmtree(top / name)
+    if top != home and not any(top.iterdir()):
+        top.rmdir()

@@ -20,9 +20,23 @@ from introspection import Found, classes_and_functions, methods, public_modules,
 Document = dict[str, Any]
 
 # Deprecated as a whole in some Python from 3.11 on (PEP 594 and others); such a module says so in a warning alone.
-_DEPRECATED_MODULES = frozenset(
-    "aifc asynchat asyncore audioop cgi cgitb chunk crypt imghdr imp mailcap msilib nis nntplib ossaudiodev pipes smtpd "
-    "sndhdr spwd sunau telnetlib tkinter.tix uu xdrlib".split()
+_DEPRECATED_MODULES = (
+    *(
+        "aifc",
+        "asynchat",
+        "asyncore",
+        "audioop",
+        "cgi",
+        "cgitb",
+        "chunk",
+        "crypt",
+        "imghdr",
+        "imp",
+        "mailcap",
+        "msilib",
+    ),
+    *("nis", "nntplib", "ossaudiodev", "pipes", "smtpd", "sndhdr", "spwd", "sunau", "telnetlib", "tkinter.tix", "uu"),
+    *("msilib", "xdrlib"),
 )
 _SAYS_DEPRECATED = re.compile(r"\.\. deprecated|^\W*deprecated\b|(?:this|it|\w+\(\)|which) is deprecated", re.I | re.M)
 # How C functions write their call into the docstring: `hypot(*coordinates) -> value`.
@@ -52,7 +66,7 @@ def _corpus() -> tuple[Document, ...]:
 
 
 def _is_alias(found: Found) -> bool:
-    return getattr(found.thing, "__name__", found.name) != found.name
+    return bool(getattr(found.thing, "__name__", found.name) != found.name)
 
 
 def _once(found: Iterable[Found], taken: Iterable[Found] = ()) -> list[Found]:
@@ -95,7 +109,7 @@ def _document(found: Found) -> Document | None:
 
 def _module_document(name: str, module: ModuleType, found: list[Document]) -> Document | None:
     doc = _own_doc(module)
-    if not doc:
+    if not _TWO_WORDS.search(doc):
         return None
     inside = Counter(one["kind"] for one in found if one["module"] == name)
     return {
@@ -135,8 +149,8 @@ def _without_call(doc: str) -> str:
             return f"{rest[told.end() :].strip()}\n{below}"
         if rest.strip() and not re.match(r"\s*[-=]+>", rest):
             return doc  # a sentence that begins with a call
-        doc = re.sub(r"^\([^\n]*\)\n", "", below.lstrip()).lstrip()
-    return doc
+        doc = re.sub(r"^(?:--|\([^\n]*\))\n", "", below.lstrip()).lstrip()
+    return re.sub(r"^[\w\[\], ]{0,40} -> (?=\w+ \w)", "", doc)
 
 
 def _summary(text: str) -> str:

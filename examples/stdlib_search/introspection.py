@@ -59,7 +59,11 @@ class Found:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Old modules warn when they are imported or read, and a few print."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield
 

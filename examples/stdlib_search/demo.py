@@ -1,0 +1,251 @@
+"""`make demo`: search Python's own documentation by meaning, on a real engine, in one command.
+
+Starts Elasticsearch (or OpenSearch), Redis and a worker on this machine, sends the standard library's docstrings
+through the log, and asks questions in words that the docstrings do not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from corpus import documents
+from knnex import Hit, Hits, Index, KnnexError, connect
+from knnex.engines import embedded
+from knnex.screens import bar
+from knnex.screens import error as show_error
+from knnex.settings import settings
+from questions import MORE, QUESTIONS, SLICE, Question
+from rich.console import Console
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+SPEC = Path(__file__).with_name("spec.yaml")
+WIDTH = 100
+# Seconds for the worker's first sign of life: it imports torch.
+PATIENCE = 120.0
+
+
+def main() -> int:
+    """Run the demo; 0, or 1 where something went wrong or an expectation did not hold."""
+    options = _options()
+    console = Console(no_color=options.plain or None, force_terminal=False if options.plain else None, highlight=False)
+    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    try:
+        return Demo(console, options).run()
+    except KnnexError as failure:
+        show_error(failure)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Search Python's own documentation by meaning.")
+    parser.add_argument("--engine", choices=("elasticsearch", "opensearch"), help="else what the Java here can run")
+    parser.add_argument("--modules", metavar="A,B,...", help="only these modules; `slice` for a small choice")
+    parser.add_argument("--no-keep", action="store_true", help="stop everything at the end")
+    parser.add_argument("--assert", dest="check", action="store_true", help="exit code 1 unless the answers are right")
+    parser.add_argument("--plain", action="store_true", help="no colours, no moving parts")
+    return parser.parse_args()
+
+
+class Demo:
+    """The steps, in the order in which they are seen."""
+
+    def __init__(self, console: Console, options: argparse.Namespace) -> None:
+        self.console = console
+        self.options = options
+        self.worker: subprocess.Popen[bytes] | None = None
+        self.wrong: list[str] = []
+
+    def run(self) -> int:
+        """All of it."""
+        self.console.print(Rule("[bold]Python's standard library, searched by meaning[/]"))
+        try:
+            with self._step("engine and Redis") as say:
+                running = embedded.up(self.options.engine, progress=say)
+            with connect(running.url, redis_url=running.redis_url) as cluster:
+                say_worker = self._start_worker(cluster.log.workers, running)
+                with self._step("index python-stdlib"):
+                    index = cluster.create(SPEC)
+                self._fill(index)
+                self._ask(index)
+            if not self.options.no_keep:
+                self._farewell(running, say_worker)
+        finally:
+            if self.options.no_keep:
+                self._stop()
+        return self._verdict()
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[Callable[[str], None]]:
+        started = time.monotonic()
+        with self.console.status(f"{name} …") as status:
+            yield lambda line: status.update(f"{name}: {line}")
+        self.console.print(f"[green]✓[/] {name} [dim]({time.monotonic() - started:.1f} s)[/]")
+
+    def _start_worker(self, workers: Callable[[], Mapping[str, Mapping[str, Any]]], running: embedded.Running) -> str:
+        """A worker that runs is used; else one is started, to outlive this process."""
+        alive = [facts for facts in workers().values() if _alive(facts)]
+        if alive:
+            self.console.print("[green]✓[/] worker [dim](runs already)[/]")
+            return f"process {alive[0].get('pid')}"
+        log = settings().home / "worker.log"
+        environment = os.environ | {"KNNEX_URL": running.url or "", "KNNEX_REDIS_URL": running.redis_url or ""}
+        with self._step("worker"), log.open("ab") as output:
+            self.worker = subprocess.Popen(
+                [sys.executable, "-m", "knnex", "worker"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+            until = time.monotonic() + PATIENCE
+            while not any(facts.get("pid") == self.worker.pid for facts in workers().values()):
+                if self.worker.poll() is not None or time.monotonic() > until:
+                    raise KnnexError("the worker did not start", hint=f"see the end of {log}")
+                time.sleep(0.1)
+        return f"process {self.worker.pid}, log in {log}"
+
+    def _fill(self, index: Index) -> None:
+        chosen = self.options.modules
+        modules = SLICE if chosen == "slice" else chosen.split(",") if chosen else None
+        corpus = list(documents(modules=modules))
+        with self._progress(len(corpus)) as show:
+            report = index.ingest(corpus, progress=show)
+        self.console.print(
+            f"[green]✓[/] {report.in_index:,} of {report.read:,} documents are in the index "
+            f"[dim]({report.encoded:,} texts encoded, {report.cached:,} already known, {report.seconds:.1f} s)[/]"
+        )
+        for lost in (*report.refused, *report.buried, *report.without_vector):
+            self.wrong.append(f"{lost.id}: {lost.reason}")
+        if report.in_index != len(corpus):
+            self.wrong.append(f"{report.in_index:,} documents are in the index, not {len(corpus):,}")
+
+    @contextmanager
+    def _progress(self, total: int) -> Iterator[Callable[[Any], None]]:
+        """A bar on a terminal, a line for every tenth elsewhere."""
+        if not self.console.is_terminal:
+            seen: set[int] = set()
+
+            def line(done: Any) -> None:
+                tenth = done.done * 10 // max(total, 1)
+                if tenth not in seen:
+                    seen.add(tenth)
+                    self.console.print(f"  {done.done:,} of {total:,} documents")
+
+            yield line
+            return
+        columns = (TextColumn("  encoding"), BarColumn(40), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[known]}"), console=self.console, transient=True) as progress:
+            task = progress.add_task("encoding", total=total, known="")
+            yield lambda done: progress.update(task, completed=done.done, known=f"{done.cached:,} already known")
+
+    def _ask(self, index: Index) -> None:
+        asked = (*QUESTIONS, *MORE) if self.options.check else QUESTIONS
+        modules = {one["id"]: one for one in documents() if one["kind"] == "module"}
+        index.search(asked[0].query)  # loads the model
+        for question in asked:
+            started = time.monotonic()
+            hits = index.search(question.query)
+            wrong = list(_wrong(question, hits, modules))
+            self.wrong += wrong
+            self._show(question, hits, (time.monotonic() - started) * 1000, not wrong)
+
+    def _show(self, question: Question, hits: Hits, took_ms: float, right: bool) -> None:
+        title = Text.assemble("\n", (f"“{question.text}”", "bold"))
+        if self.options.check:
+            title.append("  ✓ as expected" if right else "  ✗ not as expected", "green" if right else "red")
+        self.console.print(title)
+        self.console.print(Text(f"  {question.how}, {took_ms:.0f} ms", "dim italic"))
+        scores = [hit.score for hit in hits]
+        rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        rows.add_column(width=8, no_wrap=True)
+        rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        for hit in hits:
+            rows.add_row(Text(bar(_share(hit.score, scores)), "cyan"), _name(hit))
+            rows.add_row(Text(f"{hit.score:8.3f}", "dim"), Text(str(hit["first_line"]), "dim"))
+        self.console.print(Padding(rows, (0, 0, 0, 2)))
+
+    def _farewell(self, running: embedded.Running, worker: str) -> None:
+        knnex = _relative(Path(sys.executable).with_name("knnex"))
+        rows = Table.grid(padding=(0, 2, 0, 0))
+        rows.add_column(style="dim", no_wrap=True)
+        rows.add_column(overflow="fold")
+        for server in running.servers:
+            rows.add_row("running", f"{server.name} {server.version} at {server.url}")
+        rows.add_row("", f"a worker ({worker})")
+        rows.add_row("ask", f'[bold]{knnex} search python-stdlib "wait until a file changes"[/]')
+        rows.add_row("", f'{knnex} search python-stdlib "round a number" --where kind=function')
+        rows.add_row("look", f"{knnex} doctor python-stdlib")
+        rows.add_row("stop", f"{knnex} down   [dim](what is indexed stays, and nothing is encoded twice)[/]")
+        self.console.print()
+        self.console.print(Panel(rows, title="[bold]It keeps running[/]", title_align="left", border_style="green"))
+
+    def _stop(self) -> None:
+        if self.worker is not None:
+            self.worker.terminate()
+            self.worker.wait(60)
+        embedded.down()
+        self.console.print("\nEverything is stopped.")
+
+    def _verdict(self) -> int:
+        for line in self.wrong:
+            self.console.print(f"[red]✗[/] {line}", markup=True)
+        return 1 if self.wrong and self.options.check else 0
+
+
+def _alive(facts: Mapping[str, Any]) -> bool:
+    """Whether a worker that announced itself is still there: its word outlives it by some seconds."""
+    if facts.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(int(facts["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _wrong(question: Question, hits: Sequence[Hit], modules: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    found = [hit.id for hit in hits]
+    if not question.answers & set(found):
+        yield f"“{question.text}” found {', '.join(found) or 'nothing'}, none of {', '.join(sorted(question.answers))}"
+    for hit in hits:
+        if not question.holds({"id": hit.id} | dict(hit.source), modules.get(str(hit["module"]), {})):
+            yield f"“{question.text}” found {hit.id}, which its filter excludes"
+
+
+def _name(hit: Hit) -> Text:
+    """`functools.lru_cache` in bold, its arguments beside it."""
+    called = str(hit["signature"]).removeprefix(str(hit["name"])) if hit["kind"] != "module" else ""
+    return Text.assemble((hit.id, "bold"), called, (f"  {hit['kind']}", "dim"))
+
+
+def _share(score: float, scores: Sequence[float]) -> float:
+    """The best hit fills its bar, the last one a quarter: scores of one answer lie close together."""
+    low, high = min(scores), max(scores)
+    return 0.25 + 0.75 * (score - low) / (high - low) if high > low else 1.0
+
+
+def _relative(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,599 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from knnex.encoders import (
+    Encoder,
+    TextEncoder,
+    check_vectors,
+    fingerprint,
+    input_hash,
+    load_encoder,
+)
+from knnex.encoders.batching import plan_batches, run_batches
+from knnex.encoders.model_files import PACKAGES, content_hash, find_model
+from knnex.errors import BadVector, EncoderError, ModelUnavailable, SettingsError, SpecError
+from knnex.mappings.spec import Chunking, Embedding
+from knnex.settings import settings
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "on",
+    "mat",
+    "log",
+    "robot",
+    "that",
+    "long",
+    "##s",
+    "to",
+    "be",
+    "human",
+    "query",
+    "passage",
+    ":",
+]
+TEXTS = ["the cat sat on the mat", "a dog", "", "robot that longs to be human " * 40, "unknown", "cat", "a robot sat"]
+
+
+def tiny_model(folder: Path, *, seed: int = 0, pooling: str = "mean", **model: Any) -> Path:
+    """A BERT of two layers and 32 dims that reads 48 word pieces, saved as sentence-transformers saves it."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer = Tokenizer(models.WordPiece({word: row for row, word in enumerate(special + WORDS)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=48, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]",
+        sep_token="[SEP]",
+    )  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(special + WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=64, max_position_embeddings=48,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    BertModel(config).save_pretrained(folder / "plain")
+    fast.save_pretrained(folder / "plain")
+    modules = [Transformer(str(folder / "plain")), Pooling(32, pooling), Normalize()]
+    SentenceTransformer(modules=modules, device="cpu", **model).save(str(folder / "model"))
+    shutil.rmtree(folder / "plain")
+    return folder / "model"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return tiny_model(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TextEncoder:
+    return TextEncoder(MINILM)
+
+
+@pytest.fixture
+def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Settings read from the environment again, now and after the test."""
+    settings.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    settings.cache_clear()
+
+
+# ---- vectors are those of the library ----
+
+
+@pytest.mark.parametrize("texts", [TEXTS, ["one"], TEXTS * 4], ids=["mixed", "single", "many"])
+def test_vectors_are_those_of_the_library(minilm: TextEncoder, texts: list[str]) -> None:
+    library = minilm.model.model
+    assert np.abs(minilm.encode_documents(texts) - library.encode(texts)).max() < 1e-5
+    assert np.abs(minilm.encode_queries(texts) - library.encode_query(texts)).max() < 1e-5
+
+
+def test_many_windows_and_batches_keep_the_order(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TextEncoder(str(tiny))
+    texts = [" ".join(WORDS[row % 9 : row % 9 + row % 7]) for row in range(300)]
+    whole = encoder.encode_documents(texts)
+    monkeypatch.setattr("knnex.encoders.model._WINDOW", 64)
+    monkeypatch.setitem(sys.modules["knnex.encoders.model"]._BUDGET, "cpu", 40)
+    assert np.abs(encoder.encode_documents(texts) - whole).max() < 1e-5
+    assert np.abs(whole - encoder.model.model.encode(texts)).max() < 1e-5
+
+
+def test_a_model_has_width_limit_and_revision(minilm: TextEncoder, tiny: Path) -> None:
+    assert (minilm.dims, minilm.max_tokens, len(minilm.revision)) == (384, 254, 32)
+    small = TextEncoder(str(tiny))
+    assert (small.dims, small.max_tokens) == (32, 46)
+    vectors = small.encode_documents(TEXTS)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (7, 32)
+    assert small.encode_documents([]).shape == (0, 32)
+
+
+def test_similar_meaning_is_near(minilm: TextEncoder) -> None:
+    query = minilm.encode_queries(["remember the results of expensive calls"])
+    near, far = minilm.encode_documents(["a cache of function results", "the weather in Lisbon"]) @ query[0]
+    assert near > far + 0.2
+
+
+def test_prompts_of_the_model_apply_to_their_side(tmp_path: Path) -> None:
+    prompts = {"query": "query : ", "document": "passage : "}
+    encoder = TextEncoder(str(tiny_model(tmp_path, prompts=prompts)))
+    library = encoder.model.model
+    assert (encoder.query_prompt, encoder.document_prompt) == ("query : ", "passage : ")
+    assert np.abs(encoder.encode_queries(TEXTS) - library.encode_query(TEXTS)).max() < 1e-5
+    assert np.abs(encoder.encode_documents(TEXTS) - library.encode_document(TEXTS)).max() < 1e-5
+    assert np.abs(encoder.encode_queries(TEXTS) - encoder.encode_documents(TEXTS)).max() > 1e-3
+    assert encoder.max_tokens == 44
+
+
+def test_prompts_given_go_before_those_of_the_model(tmp_path: Path) -> None:
+    path = str(tiny_model(tmp_path, prompts={"query": "query : ", "document": "passage : "}))
+    encoder = TextEncoder(path, query_prompt="", document_prompt="the ")
+    library = encoder.model.model
+    assert np.abs(encoder.encode_queries(TEXTS) - library.encode(TEXTS)).max() < 1e-5
+    assert np.abs(encoder.encode_documents(TEXTS) - library.encode(["the " + text for text in TEXTS])).max() < 1e-5
+    assert encoder.model is TextEncoder(path).model
+    assert encoder.identity != TextEncoder(path).identity
+
+
+@pytest.mark.parametrize("pooling", ["cls", "max", "lasttoken", "weightedmean"])
+def test_every_pooling_gives_the_librarys_vectors(tmp_path: Path, pooling: str) -> None:
+    encoder = TextEncoder(str(tiny_model(tmp_path, pooling=pooling)))
+    assert np.abs(encoder.encode_documents(TEXTS) - encoder.model.model.encode(TEXTS)).max() < 1e-5
+
+
+def test_padding_on_the_left_gives_the_librarys_vectors(tiny: Path) -> None:
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
+    (tiny / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": "left"}))
+    encoder = TextEncoder(str(tiny))
+    assert encoder.model.model.tokenizer.padding_side == "left"
+    assert np.abs(encoder.encode_documents(TEXTS) - encoder.model.model.encode(TEXTS)).max() < 1e-5
+
+
+def test_a_pooling_without_the_prompt_is_left_to_the_library(tmp_path: Path) -> None:
+    path = tiny_model(tmp_path, prompts={"query": "query : ", "document": "passage : "})
+    config = json.loads((path / "1_Pooling" / "config.json").read_text())
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(config | {"include_prompt": False}))
+    encoder = TextEncoder(str(path))
+    library = encoder.model.model
+    assert np.abs(encoder.encode_documents(TEXTS) - library.encode_document(TEXTS)).max() < 1e-5
+    with_prompt = library.encode(["passage : " + text for text in TEXTS])
+    assert np.abs(encoder.encode_documents(TEXTS) - with_prompt).max() > 1e-3
+
+
+def test_a_model_of_static_embeddings_is_left_to_the_library(tiny: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+
+    tokenizer = Tokenizer.from_file(str(tiny / "tokenizer.json"))
+    modules = [StaticEmbedding(tokenizer, embedding_weights=np.random.default_rng(0).random((30, 8), np.float32))]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path / "static"))
+    encoder = TextEncoder(str(tmp_path / "static"))
+    texts = ["the cat", "a dog sat", "robot"]
+    assert np.abs(encoder.encode_documents(texts) - encoder.model.model.encode(texts)).max() < 1e-5
+    assert encoder.offsets("the cat") == [(0, 3), (4, 7)]
+    assert encoder.max_tokens > 1_000_000
+
+
+def test_half_precision_is_near_and_of_unit_length(minilm: TextEncoder) -> None:
+    half = TextEncoder(MINILM, precision="bfloat16")
+    texts = [text for text in TEXTS * 3 if text]
+    vectors = half.encode_documents(texts)
+    assert (vectors * minilm.encode_documents(texts)).sum(axis=1).min() > 0.9999
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
+    assert half.revision == minilm.revision
+    assert half.identity != minilm.identity
+
+
+def test_lone_surrogates_and_controls_are_survived(minilm: TextEncoder) -> None:
+    broken, mended = minilm.encode_documents(["half \ud83d \x00", "half \ufffd \x00"])
+    assert np.abs(broken - mended).max() < 1e-6
+
+
+def test_offsets_are_those_of_the_text_however_long(minilm: TextEncoder) -> None:
+    text = "Ünbelievable 👍 cats. " * 200
+    spans = minilm.offsets(text)
+    assert len(spans) == minilm.count_tokens(text) > 256
+    assert [text[start:end] for start, end in spans[:5]] == ["Ünbelievable", "👍", "cats", ".", "Ünbelievable"]
+    # Encoding cuts at the model's limit, and that does not stay behind.
+    minilm.encode_documents([text])
+    assert minilm.offsets(text) == spans
+
+
+def test_threads_share_a_model(minilm: TextEncoder) -> None:
+    texts = [f"{word} number {row}" for row, word in enumerate(WORDS)]
+    expected = minilm.encode_documents(texts)
+    wrong: list[str] = []
+
+    def work() -> None:
+        for _ in range(5):
+            if np.abs(minilm.encode_documents(texts) - expected).max() > 1e-5:
+                wrong.append("vectors")
+            if minilm.count_tokens("a b " * 300) != 600:
+                wrong.append("tokens")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# ---- batches ----
+
+
+def test_batches_hold_every_row_once_within_the_budget() -> None:
+    lengths = [int(n) for n in np.random.default_rng(1).integers(1, 300, 500)]
+    batches = list(plan_batches(lengths, 1000))
+    assert sorted(np.concatenate(batches)) == list(range(500))
+    assert all(len(batch) * max(lengths[row] for row in batch) <= 1000 for batch in batches)
+    assert [len(batch) for batch in plan_batches([5000, 1], 1000)] == [1, 1]
+    assert list(plan_batches([], 1000)) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_batch_too_large_for_memory_is_halved(tiny: Path, error: Exception) -> None:
+    encoder = TextEncoder(str(tiny))
+    expected = encoder.encode_documents(TEXTS * 5)
+    seen: list[int] = []
+
+    def full(module: Any, arguments: Any) -> None:
+        seen.append(len(arguments[0]["input_ids"]))
+        if seen[-1] > 3:
+            raise error
+
+    hook = encoder.model.model[0].register_forward_pre_hook(full)
+    try:
+        vectors = encoder.encode_documents(TEXTS * 5)
+    finally:
+        hook.remove()
+    assert np.abs(vectors - expected).max() < 1e-5
+    assert max(seen) > 3
+    assert min(seen) > 0
+
+
+def test_one_text_too_large_for_memory_is_an_error_that_says_so() -> None:
+    def forward(rows: Any) -> Any:
+        raise MemoryError("all gone")
+
+    with pytest.raises(EncoderError, match="out of memory with one text of 9 tokens: all gone") as caught:
+        run_batches([7, 9, 8], 4096, 4, forward)
+    assert "KNNEX_DEVICE" in str(caught.value.hint)
+
+
+def test_another_error_is_not_taken_for_a_full_memory() -> None:
+    def forward(rows: Any) -> Any:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="multiplied"):
+        run_batches([1, 2], 4096, 4, forward)
+
+
+# ---- vectors no engine may hold ----
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ([0.0, 0.0], "has length 0"),
+        ([1e-7, 0.0], "has length 1e-07"),
+        ([1e7, 0.0], r"has length 1e\+07"),
+        ([3e38, 3e38], "has length 4.2"),
+        ([float("nan"), 1.0], "is not finite"),
+        ([1.0, float("inf")], "is not finite"),
+    ],
+)
+def test_a_bad_vector_is_named(row: list[float], reason: str) -> None:
+    with pytest.raises(BadVector, match=rf"^m: the vector of row 1 \(of 3\) {reason}"):
+        check_vectors([[1.0, 0.0], row, row], 3, 2, "m")
+
+
+@pytest.mark.parametrize("rows", [np.ones((2, 3)), np.ones((3, 2)), np.ones(3), np.ones((3, 3, 1))])
+def test_a_matrix_of_another_shape_is_refused(rows: Any) -> None:
+    with pytest.raises(BadVector, match="for 3 inputs of 3 dims"):
+        check_vectors(rows, 3, 3, "m")
+
+
+def test_good_vectors_pass_as_float32() -> None:
+    vectors = check_vectors(np.asfortranarray([[2e-6, 0], [0, 1e6 - 1]]), 2, 2, "m")
+    assert vectors.dtype == np.float32
+    assert vectors.flags.c_contiguous
+
+
+def test_a_model_that_breaks_is_caught(tiny: Path) -> None:
+    encoder = TextEncoder(str(tiny))
+    hook = encoder.model.model[-1].register_forward_hook(
+        lambda _module, _arguments, out: {**out, "sentence_embedding": out["sentence_embedding"] * float("nan")}
+    )
+    with pytest.raises(BadVector, match="row 0 .of 2. is not finite"):
+        encoder.encode_documents(["a cat", "a dog"])
+    hook.remove()
+    not_only_text: Any = ["a cat", 7]
+    with pytest.raises(EncoderError, match="input 1 is no text but int"):
+        encoder.encode_documents(not_only_text)
+
+
+# ---- where a model comes from ----
+
+
+def test_the_same_weights_have_one_revision_by_name_path_and_variable(
+    minilm: TextEncoder, tmp_path: Path, fresh_settings: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(minilm.model.directory, copy)
+    (copy / "README.md").write_text("changed")
+    (copy / "onnx").mkdir()
+    (copy / "onnx" / "config.json").write_text("{}")
+    (copy / ".gitattributes").write_text("changed")
+    assert TextEncoder(str(copy)).revision == minilm.revision
+    fresh_settings.setenv("KNNEX_MODELS", json.dumps({"ours": str(copy)}))
+    settings.cache_clear()
+    ours = TextEncoder("ours")
+    assert (ours.revision, ours.identity) == (minilm.revision, minilm.identity)
+    assert TextEncoder("all-MiniLM-L6-v2").model is minilm.model
+
+
+def test_the_table_of_packages_is_true() -> None:
+    for package, folder in PACKAGES.values():
+        spec = importlib.util.find_spec(package)
+        assert spec
+        assert (Path((spec.submodule_search_locations or [""])[0]) / folder / "modules.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: (path / "1_Pooling" / "config.json").write_text(
+            '{"pooling_mode": "cls", "embedding_dimension": 32}'
+        ),
+        lambda path: (path / "tokenizer.json").write_text((path / "tokenizer.json").read_text() + " "),
+        lambda path: shutil.copy(tiny_model(path.parent / "other", seed=1) / "model.safetensors", path),
+    ],
+    ids=["pooling", "tokenizer", "weights"],
+)
+def test_any_change_of_content_is_another_revision(tiny: Path, change: Any) -> None:
+    before = content_hash(tiny)
+    change(tiny)
+    assert content_hash(tiny) != before
+
+
+def test_notes_of_the_tool_that_saved_a_model_are_no_content(tiny: Path) -> None:
+    before = content_hash(tiny)
+    for name in ("config.json", "config_sentence_transformers.json"):
+        config = json.loads((tiny / name).read_text())
+        config |= {"__version__": {"torch": "0"}, "transformers_version": "0", "_name_or_path": "elsewhere"}
+        (tiny / name).write_text(json.dumps(config, indent=4))
+    assert content_hash(tiny) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("./no/such/model", "there is no such directory"),
+        ("/nowhere/at/all", "there is no such directory"),
+        ("a/b/c", "there is no such directory"),
+        ("no such name!", "cannot be fetched from the hub"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_named_with_the_way_out(name: str, reason: str) -> None:
+    with pytest.raises(ModelUnavailable, match=reason) as caught:
+        find_model(name)
+    assert name in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_hub_that_does_not_answer_is_named_with_the_way_out(tmp_path: Path) -> None:
+    code = """
+from knnex.encoders import TextEncoder
+from knnex.errors import ModelUnavailable
+try:
+    TextEncoder("sentence-transformers/all-mpnet-base-v2")
+except ModelUnavailable as error:
+    print(error, "|", error.hint)
+"""
+    # A port where nothing listens, and an empty cache.
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PATH": ""}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert "'sentence-transformers/all-mpnet-base-v2' cannot be fetched from the hub" in out.stdout, out.stderr
+    assert "KNNEX_MODELS" in out.stdout
+
+
+def test_a_variable_that_points_nowhere_is_named(fresh_settings: pytest.MonkeyPatch) -> None:
+    fresh_settings.setenv("KNNEX_MODELS", '{"ours": "/nowhere"}')
+    with pytest.raises(ModelUnavailable, match="KNNEX_MODELS says '/nowhere', which is no directory"):
+        TextEncoder("ours")
+
+
+def write_json(path: Path, change: Any) -> None:
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(change(config) or config))
+
+
+def pickled(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+    (path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+
+
+CRAFTED: dict[str, tuple[Any, str]] = {
+    "program": (lambda _: None, "carries the program evil.py"),
+    "module": (
+        lambda path: write_json(path / "modules.json", lambda them: them[0].update(type="evil.Evil")),
+        "asks for the class 'evil.Evil'",
+    ),
+    "installed package": (
+        lambda path: write_json(path / "modules.json", lambda them: them[1].update(type="subprocess.Popen")),
+        "asks for the class 'subprocess.Popen'",
+    ),
+    "auto_map": (
+        lambda path: write_json(path / "config.json", lambda it: it.update(auto_map={"AutoModel": "evil.Evil"})),
+        "asks for the class 'evil.Evil'",
+    ),
+    "router": (
+        lambda path: (path / "1_Pooling" / "router_config.json").write_text('{"types": {"0": "evil.Evil"}}'),
+        "asks for the class 'evil.Evil'",
+    ),
+    "pickle": (pickled, "pytorch_model.bin is a pickle"),
+    "adapter": (lambda path: (path / "adapter_config.json").write_text("{}"), "it is an adapter"),
+    "broken json": (lambda path: (path / "config.json").write_text("{"), "config.json is not JSON"),
+    "no model": (lambda path: [(path / name).unlink() for name in ("modules.json", "config.json")], "has neither"),
+    "no weights": (lambda path: (path / "model.safetensors").unlink(), "cannot be loaded from"),
+    "cut weights": (lambda path: (path / "model.safetensors").write_bytes(b"\0" * 64), "cannot be loaded from"),
+    "unknown architecture": (
+        lambda path: write_json(path / "config.json", lambda it: it.update(model_type="nonesuch")),
+        "cannot be loaded from",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_or_broken_model_is_refused_and_runs_nothing(tiny: Path, tmp_path: Path, name: str) -> None:
+    craft, reason = CRAFTED[name]
+    canary = tmp_path / "canary"
+    if name not in (
+        "pickle",
+        "adapter",
+        "broken json",
+        "no model",
+        "no weights",
+        "cut weights",
+        "unknown architecture",
+    ):
+        (tiny / ("evil.py" if name == "program" else "evil.txt")).write_text(f"open({str(canary)!r}, 'w')")
+    craft(tiny)
+    with pytest.raises(ModelUnavailable, match=reason) as caught:
+        TextEncoder(str(tiny))
+    assert caught.value.hint
+    assert not canary.exists()
+
+
+# ---- devices, quiet ----
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_a_clear_error(tiny: Path, device: str) -> None:
+    with pytest.raises(SettingsError, match=f"device '{device}' cannot be used") as caught:
+        TextEncoder(str(tiny), device=device)
+    assert "KNNEX_DEVICE" in str(caught.value.hint)
+
+
+def test_the_device_of_the_settings_is_used(tiny: Path, fresh_settings: pytest.MonkeyPatch) -> None:
+    fresh_settings.setenv("KNNEX_DEVICE", "nowhere")
+    with pytest.raises(SettingsError, match="device 'nowhere'"):
+        TextEncoder(str(tiny))
+    assert TextEncoder(str(tiny), device="cpu").model.device.type == "cpu"
+
+
+def test_nothing_is_printed_and_torch_waits_until_it_is_needed() -> None:
+    code = f"""
+import sys
+import knnex.encoders
+assert not {{"torch", "transformers", "sentence_transformers", "tokenizers"}} & sys.modules.keys()
+knnex.encoders.TextEncoder({MINILM!r}).encode_documents(["a cat"] * 100)
+import os
+child = os.fork()
+if not child:
+    knnex.encoders.TextEncoder({MINILM!r}).count_tokens("a cat")
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert (out.returncode, out.stdout, out.stderr) == (0, "", "")
+
+
+def test_what_the_libraries_say_goes_to_our_log(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_json(
+        tiny / "config_sentence_transformers.json",
+        lambda it: it.update({"__version__": {"sentence_transformers": "99.0.0"}}),
+    )
+    with caplog.at_level(logging.DEBUG, "knnex.encoders"):
+        TextEncoder(str(tiny))
+    assert "99.0.0" in caplog.text
+    assert logging.getLogger("sentence_transformers").propagate or logging.getLogger("sentence_transformers").handlers
+
+
+# ---- registry, fingerprint ----
+
+
+def embedding(**declared: Any) -> Embedding:
+    return Embedding(**{"source": "{title}", "encoder": MINILM} | declared)
+
+
+def test_the_registry_loads_a_model_once_for_all_threads() -> None:
+    got: list[Encoder] = []
+    threads = [threading.Thread(target=lambda: got.append(load_encoder(embedding()))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 4
+    assert len(set(map(id, got))) == 1
+    assert load_encoder(embedding(dims=384)) is got[0]
+    prompted = load_encoder(embedding(document_prompt="passage: "))
+    assert isinstance(prompted, TextEncoder)
+    assert prompted.model is TextEncoder(MINILM).model
+
+
+def test_what_the_spec_says_must_be_so() -> None:
+    with pytest.raises(SpecError, match=f"the spec says dims 768, but {MINILM} gives 384"):
+        load_encoder(embedding(dims=768))
+    with pytest.raises(SpecError, match="no encoder of kind 'smell'") as caught:
+        load_encoder(embedding(), kind="smell")
+    assert caught.value.hint == "the kinds are text"
+
+
+def test_a_fingerprint_is_of_what_determines_the_vector_and_nothing_else(minilm: TextEncoder, tmp_path: Path) -> None:
+    plain = fingerprint(minilm, embedding())
+    assert len(plain) == 32
+    shutil.copytree(minilm.model.directory, tmp_path / "copy")
+    by_path = TextEncoder(str(tmp_path / "copy"))
+    same = [
+        fingerprint(by_path, embedding(encoder=str(tmp_path / "copy"))),
+        fingerprint(minilm, embedding(similarity="l2", quantization="int8", hnsw={"m": 32})),
+        fingerprint(TextEncoder(MINILM, query_prompt="query: "), embedding(query_prompt="query: ")),
+        fingerprint(TextEncoder(MINILM, document_prompt=""), embedding(document_prompt="")),
+    ]
+    assert set(same) == {plain}
+    others = [
+        fingerprint(TextEncoder(MINILM, document_prompt="passage: "), embedding()),
+        fingerprint(TextEncoder(MINILM, precision="bfloat16"), embedding()),
+        fingerprint(minilm, embedding(source="{title}.")),
+        fingerprint(minilm, embedding(source=["title"])),
+        fingerprint(minilm, embedding(chunk=Chunking())),
+        fingerprint(minilm, embedding(chunk=Chunking(unit="tokens"))),
+        fingerprint(minilm, embedding(chunk=Chunking(overlap=0))),
+    ]
+    assert len({plain, *others}) == 1 + len(others)
+
+
+def test_an_input_hash_is_of_the_text() -> None:
+    # BLAKE2b-128 of "a cat", as b2sum -l 128 gives it.
+    assert input_hash("a cat") == "6eda1d6f0337894464a66e34f5d33507"
+    assert len({input_hash(text) for text in ("", " ", "é", "e\u0301", "\ud800", "\ufffd")}) == 6

@@ -1,0 +1,139 @@
+"""Golden requests: what each dialect sends for a query, as it was; every one of them is also sent to a live engine.
+
+KNNEX_UPDATE_GOLDEN=1 writes the files anew; read the difference before it is committed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+from knnex.engines import Engine, Request, Response, drive, encode
+from knnex.mappings import Stored, drop, find
+from knnex.query import F, Hits, Query, Text, plan, search
+from query_corpus import Corpus, indexed, unit
+from query_corpus import encode as encode_text
+from test_query_joins import family
+
+GOLDEN = Path(__file__).parent / "golden"
+# Read on import: the harness takes KNNEX_ variables away before a test runs.
+UPDATE = os.environ.get("KNNEX_UPDATE_GOLDEN") == "1"
+
+QUERIES = {
+    "everything": Query(),
+    "filters": Query().where(
+        F.year.between(1930, 1990),
+        (F.genre == "noir") | F.genre.isin(["drama", "comedy"]),
+        ~(F.seen == True),  # noqa: E712
+        F.rating.exists(),
+        F["title.raw"].startswith("The"),
+        F.released < "1999-12-31",
+    ),
+    "filters_that_cannot_match": Query().where(F.year > 2**40, F.genre.isin([])),
+    "knn": Query("a lonely robot").semantic("v"),
+    "knn_l2": Query("a lonely robot").semantic("w", k=5, candidates=40).limit(5).offset(2),
+    "knn_filtered": Query("a lonely robot").semantic("v").where(F.year > 1950, F.genre != "noir"),
+    "knn_least_similarity": Query("a lonely robot").semantic("v", min_similarity=0.1),
+    "knn_least_similarity_l2": Query("a lonely robot").semantic("w", min_similarity=1.5),
+    "chunks": Query("a lonely robot").semantic("c"),
+    "chunks_one_passage": Query("a lonely robot").semantic("c").passages(1),
+    "chunks_filtered": Query("a lonely robot")
+    .semantic("c")
+    .passages(0)
+    .where(F.year > 1950)
+    .where_nested("cast", F.age > 30),
+    "bm25": Query("robot moon").lexical("title^2", "plot").highlight("plot").where(F.year > 1950),
+    "bm25_one_field": Query("robot").lexical("title^2").select("title", "year"),
+    "hybrid_weighted": Query("robot")
+    .semantic("c", weight=0.7)
+    .lexical("title", "plot", weight=0.3)
+    .where(F.year > 1950),
+    "hybrid_rrf": Query("robot").semantic("v").semantic("w").lexical("plot", text="moon").limit(20),
+    "like_and_unlike": Query().semantic("v").semantic("c").like("d001", Text("moon")).unlike("d002"),
+    "nested": Query().where_nested("cast", F.name == "actor1", F.age.between(20, 40)),
+    "lookup": Query("robot").semantic("v").where_lookup("studios", F.country == "US").select("title"),
+    "lookup_by_id": Query().where_lookup("sequel", F.year > 1980),
+    "raw": Query("robot").semantic("v").raw({"wildcard": {"genre": {"value": "sci*"}}}),
+}
+FAMILY = {
+    "parent": Query().semantic("v", vector=unit(1)).where_parent("studio", F.country == "US"),
+    "parent_of_chunks": Query()
+    .semantic("c", vector=unit(1))
+    .where_parent("studio", F.country == "US")
+    .where(F.year > 1930),
+    "child": Query().where_child("movie", F.year > 1930),
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(engine: Engine) -> Iterator[Corpus]:
+    with indexed(engine) as made:
+        yield made
+
+
+def run_and_record(engine: Engine, stored: Stored, query: Query) -> tuple[Hits, list[dict[str, Any]]]:
+    """The hits, and every request that was sent for them, under names that do not change."""
+    sent: list[dict[str, Any]] = []
+
+    def send(request: Request) -> Response:
+        path = request.path.replace(stored.spec.index, "movies")
+        sent.append({"method": request.method, "path": path, "body": _shown(request.body)})
+        return engine.send(request)
+
+    hits = drive(search(plan(query, stored, engine.dialect, encode_text)), send)
+    return hits, sent
+
+
+def _shown(body: Any) -> Any:
+    if isinstance(body, tuple):
+        return [_shown(line) for line in body]
+    return _rounded(orjson.loads(encode(body)))
+
+
+def _rounded(value: Any) -> Any:
+    """The last digits of a vector are arithmetic's, not the dialect's."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def assert_same(case: str, dialect: str, sent: list[dict[str, Any]]) -> None:
+    path = GOLDEN / case / f"{dialect}.json"
+    text = json.dumps(sent, indent=1, ensure_ascii=False) + "\n"
+    if UPDATE:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8")) == sent
+
+
+@pytest.mark.parametrize("case", QUERIES)
+def test_what_is_sent_is_what_it_was_and_the_engine_takes_it(engine: Engine, corpus: Corpus, case: str) -> None:
+    hits, sent = run_and_record(engine, corpus.stored, QUERIES[case])
+    assert bool(hits) == (case != "filters_that_cannot_match")
+    assert_same(case, engine.dialect.product, sent)
+
+
+@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
+@pytest.mark.parametrize("case", FAMILY)
+def test_what_is_sent_of_families_is_what_it_was(engine: Engine, case: str) -> None:
+    name = f"knnex-test-{uuid4().hex[:12]}"
+    try:
+        hits, sent = run_and_record(engine, engine.run(family(engine, name)), FAMILY[case])
+        assert hits
+        assert_same(case, engine.dialect.product, sent)
+    finally:
+        if engine.run(find(name)):
+            engine.run(drop(name))
+
+
+def test_no_golden_file_is_left_over() -> None:
+    cases = {path.parent.name for path in GOLDEN.glob("*/*.json")}
+    assert cases == {*QUERIES, *FAMILY}
