@@ -39,7 +39,7 @@ VOLUME /var/cache/knnex
 
 # Healthy while this container's worker is announced in the log; a long batch does not make it ill.
 HEALTHCHECK --interval=30s --timeout=15s --start-period=120s --retries=3 \
-    CMD ["python", "-c", "import socket, sys; from knnex.client import log_url; from knnex.ingest import RedisLog; sys.exit(not any(socket.gethostname() in str(worker) for worker in RedisLog(log_url()).workers()))"]
+    CMD ["python", "-c", "import os, socket, sys; from knnex.ingest import RedisLog; names = RedisLog(os.environ['KNNEX_REDIS_URL']).workers(); sys.exit(not any(name.startswith(socket.gethostname()) for name in names))"]
 
 ENTRYPOINT ["knnex"]
 CMD ["worker"]

@@ -43,29 +43,29 @@ def _print_json(value: Any) -> None:
 
 @app.command()
 def up(
-    engine: Annotated[
-        str | None, typer.Option(help="elasticsearch or opensearch; else what the Java here can run.")
-    ] = None,
+    engine: Annotated[str | None, typer.Option(help="elasticsearch, opensearch, or redis for that alone.")] = None,
     version: Annotated[str | None, typer.Option(help="The engine's version.")] = None,
+    heap: Annotated[str, typer.Option(help="Memory for the engine's Java.")] = "1g",
     as_json: Json = False,
 ) -> None:
-    """Start an engine and Redis on this machine; they run until `knnex down`."""
+    """Start an engine and Redis on this machine, or find them running; they run until `knnex down`."""
     from .engines.embedded import status as rows
     from .engines.embedded import up as start
 
     with screens.err.status("starting …") as busy:
-        start(engine=engine, version=version, home=settings().home, progress=lambda line: busy.update(line))
-    _servers(rows(settings().home), as_json)
+        start(engine, version=version, heap=heap, progress=lambda line: busy.update(line))
+    _servers(rows(), as_json)
 
 
 @app.command()
-def down() -> None:
-    """Stop what `knnex up` and the demo started here; the data stays."""
+def down(
+    erase: Annotated[bool, typer.Option("--erase", help="Delete their data too.")] = False,
+) -> None:
+    """Stop what `knnex up` and `knnex worker --background` started here; the data stays."""
     from .engines.embedded import down as stop
 
-    stopped = stop(settings().home)
-    names = ", ".join(one.name for one in stopped)
-    screens.out.print(f"Stopped {names}." if stopped else "Nothing was running here.")
+    names = ", ".join(one.name for one in stop(erase=erase))
+    screens.out.print(f"Stopped {names}." if names else "Nothing was running here.")
 
 
 @app.command()
@@ -73,7 +73,7 @@ def status(as_json: Json = False) -> None:
     """Show the servers `knnex up` started."""
     from .engines.embedded import status as rows
 
-    _servers(rows(settings().home), as_json)
+    _servers(rows(), as_json)
 
 
 def _servers(rows: list[Any], as_json: bool) -> None:
@@ -178,13 +178,20 @@ def search(
 def worker(
     pool: Annotated[str, typer.Option(help="Celery's pool: solo, threads or prefork.")] = "solo",
     concurrency: Annotated[int, typer.Option(min=1, help="Threads or processes of the pool.")] = 1,
+    background: Annotated[bool, typer.Option("--background", help="Return, and run until `knnex down`.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Celery's own messages too.")] = False,
     url: Url = None,
 ) -> None:
     """Run a worker: it encodes what the log holds, and writes it to the index."""
     from .workers import run_worker
+    from .workers.background import start_background
 
     chosen = settings().model_copy(update={"url": url} if url else {})
+    if background:
+        with screens.err.status("starting a worker …"):
+            started = start_background(chosen)
+        screens.out.print(f"A worker runs as process {started.pid}; its log is {started.log}.")
+        return
     raise typer.Exit(run_worker(chosen, pool=pool, concurrency=concurrency, verbose=verbose))
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from .errors import KnnexError
 
 if TYPE_CHECKING:
+    from .engines.embedded import ServerState
     from .ingest import Progress as Done
     from .ingest import Refused, Report
     from .mappings import Spec
@@ -129,18 +129,14 @@ def _shorten(text: str, limit: int = 240) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
 
 
-def servers(rows: Sequence[Any]) -> None:
-    """What `knnex up` has started."""
+def servers(rows: Sequence[ServerState]) -> None:
+    """What `knnex up` and `knnex worker --background` have started."""
     if not rows:
         out.print("Nothing is running here; `knnex up` starts an engine and Redis.")
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("server", "version", "url", "pid", "state", "log"):
-        table.add_column(column, overflow="fold")
     for row in rows:
-        state = "[green]running[/]" if row.alive else "[red]gone[/]"
-        table.add_row(row.name, row.version, row.url, str(row.pid), state, str(row.log))
-    out.print(table)
+        mark, state = (_MARKS["ok"], f"process {row.pid}") if row.alive else (_MARKS["wrong"], "has ended")
+        out.print(f"{mark} [bold]{f'{row.name} {row.version}':<22}[/] {row.url or '':<28} {state}", soft_wrap=True)
+        out.print(f"  [dim]log: {escape(str(row.log))}[/]", soft_wrap=True)
 
 
 def findings(found: Iterator[Finding]) -> list[Finding]:

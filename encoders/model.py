@@ -46,7 +46,7 @@ class LoadedModel:
             self.model[0].bfloat16()
         self.revision = content_hash(directory)
         self.limit = _limit(self.model)
-        self._plain = _is_plain(self.model)
+        self.is_plain = _is_plain(self.model)
         self.dims = int(self._encode_as_library(["probe"], "document", None).shape[1])
 
     def encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
@@ -58,7 +58,7 @@ class LoadedModel:
 
     def _encode_window(self, texts: list[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
         prompt = self.prompt(side) if prompt is None else prompt
-        if not self._plain or (prompt and self._skips_prompt):
+        if not self.is_plain or (prompt and self._skips_prompt):
             lengths = [len(text) // 4 + 1 for text in texts]
             return run_batches(
                 lengths,
@@ -103,7 +103,7 @@ class LoadedModel:
     def special_tokens(self) -> int:
         """How many tokens the model adds to every text."""
         backend = self._backend
-        return int(backend.num_special_tokens_to_add(False)) if self._plain else 2
+        return int(backend.num_special_tokens_to_add(False)) if self.is_plain else 2
 
     @cached_property
     def _backend(self) -> Any:
@@ -196,12 +196,13 @@ def _limit(model: Any) -> int:
 
 def _is_plain(model: Any) -> bool:
     """Whether tokenise, pad, forward is all that the library does with a text for this model."""
-    from sentence_transformers.models import Transformer
-
     first = model[0]
+    kind = type(first)
     tokenizer: Any = getattr(model, "tokenizer", None)
     return (
-        type(first) is Transformer
+        # By name, because the library moves the class about; a subclass may do anything, and is not of that name.
+        kind.__name__ == "Transformer"
+        and kind.__module__.startswith("sentence_transformers.")
         and bool(getattr(tokenizer, "is_fast", False))
         and tokenizer.pad_token_id is not None
         and set(tokenizer.model_input_names) <= {"input_ids", "attention_mask", "token_type_ids"}

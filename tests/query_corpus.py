@@ -54,7 +54,7 @@ def document(number: int) -> dict[str, Any]:
     return whole
 
 
-def spec(index: str, studios: str) -> Any:
+def spec(index: str, studios: str, shards: int = 1) -> Any:
     """The spec of the corpus: a plain embedding under cosine, one under l2, one in chunks."""
     keyword = {"type": "keyword"}
     return load_spec(
@@ -72,6 +72,7 @@ def spec(index: str, studios: str) -> Any:
                 "before": keyword,
                 "address": {"type": "object", "properties": {"city": keyword}},
             },
+            "settings": {"index.number_of_shards": shards},
             "embeddings": {
                 "v": {"source": "{title}", "encoder": "tests/none"},
                 "w": {"source": "{title}", "encoder": "tests/none", "similarity": "l2"},
@@ -121,14 +122,14 @@ class Corpus:
         return sorted(found, key=lambda pair: -pair[1])
 
 
-def build(dialect: Dialect, index: str, studios: str, count: int = 60) -> Flow[Corpus]:
+def build(dialect: Dialect, index: str, studios: str, count: int = 60, shards: int = 1) -> Flow[Corpus]:
     """Make both indexes, write the documents as workers do, tombstones among them, and wait for them."""
     other = {
         "index": studios,
         "fields": {"code": {"type": "keyword"}, "country": {"type": "keyword"}, "name": {"type": "text"}},
     }
     yield from create(load_spec(other), dialect, {})
-    stored, _ = yield from create(spec(index, studios), dialect, RESOLVED)
+    stored, _ = yield from create(spec(index, studios, shards), dialect, RESOLVED)
     documents: dict[str, Any] = {}
     plain: dict[str, Any] = {}
     chunks: dict[str, Any] = {}
@@ -167,11 +168,11 @@ def _chunks(number: int, rows: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def indexed(engine: Engine) -> Iterator[Corpus]:
+def indexed(engine: Engine, shards: int = 1) -> Iterator[Corpus]:
     """The corpus in indexes of its own, which are deleted afterwards, and nothing else."""
     name = f"knnex-test-{uuid4().hex[:12]}"
     try:
-        yield engine.run(build(engine.dialect, name, f"{name}-studios"))
+        yield engine.run(build(engine.dialect, name, f"{name}-studios", shards=shards))
     finally:
         for one in (name, f"{name}-studios"):
             if engine.run(find(one)):

@@ -30,7 +30,7 @@ def bytes_encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
 
 def byte_level_model(folder: Path) -> Path:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())

@@ -55,7 +55,7 @@ TEXTS = ["the cat sat on the mat", "a dog", "", "robot that longs to be human " 
 def tiny_model(folder: Path, *, seed: int = 0, pooling: str = "mean", **model: Any) -> Path:
     """A BERT of two layers and 32 dims that reads 48 word pieces, saved as sentence-transformers saves it."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, Pooling, Transformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
@@ -107,6 +107,7 @@ def test_vectors_are_those_of_the_library(minilm: TextEncoder, texts: list[str])
     library = minilm.model.model
     assert np.abs(minilm.encode_documents(texts) - library.encode(texts)).max() < 1e-5
     assert np.abs(minilm.encode_queries(texts) - library.encode_query(texts)).max() < 1e-5
+    assert minilm.model.is_plain
 
 
 def test_many_windows_and_batches_keep_the_order(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +118,7 @@ def test_many_windows_and_batches_keep_the_order(tiny: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules["knnex.encoders.model"]._BUDGET, "cpu", 40)
     assert np.abs(encoder.encode_documents(texts) - whole).max() < 1e-5
     assert np.abs(whole - encoder.model.model.encode(texts)).max() < 1e-5
+    assert encoder.model.is_plain
 
 
 def test_a_model_has_width_limit_and_revision(minilm: TextEncoder, tiny: Path) -> None:
@@ -183,7 +185,7 @@ def test_a_pooling_without_the_prompt_is_left_to_the_library(tmp_path: Path) -> 
 
 def test_a_model_of_static_embeddings_is_left_to_the_library(tiny: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import StaticEmbedding
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     tokenizer = Tokenizer.from_file(str(tiny / "tokenizer.json"))
     modules = [StaticEmbedding(tokenizer, embedding_weights=np.random.default_rng(0).random((30, 8), np.float32))]
@@ -193,6 +195,7 @@ def test_a_model_of_static_embeddings_is_left_to_the_library(tiny: Path, tmp_pat
     assert np.abs(encoder.encode_documents(texts) - encoder.model.model.encode(texts)).max() < 1e-5
     assert encoder.offsets("the cat") == [(0, 3), (4, 7)]
     assert encoder.max_tokens > 1_000_000
+    assert not encoder.model.is_plain
 
 
 def test_half_precision_is_near_and_of_unit_length(minilm: TextEncoder) -> None:

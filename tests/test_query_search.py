@@ -39,6 +39,19 @@ def test_k_is_how_many_are_near_on_every_engine(engine: Engine, corpus: Corpus) 
     assert corpus.search(engine, near.offset(7)).ids == ()
 
 
+@pytest.mark.feature("kNN")
+def test_k_counts_for_the_whole_index_and_not_for_each_shard(engine: Engine) -> None:
+    with indexed(engine, shards=3) as corpus:
+        for embedding in ("v", "c"):
+            query = Query().semantic(embedding, vector=unit(1), k=5).where(F.year > 1930).limit(20)
+            found = corpus.search(engine, query)
+            exact = corpus.nearest(unit(1), corpus.matching(lambda one: one.get("year", 0) > 1930), embedding)
+            assert list(found.ids) == [key for key, _ in exact[:5]]
+            assert found.total == 5
+        examples = corpus.search(engine, Query().semantic("v").like("d001", "d002", "d003", "d004"))
+        assert not {"d001", "d002", "d003", "d004"} & set(examples.ids)
+
+
 @pytest.mark.feature("kNN with minimum similarity")
 @pytest.mark.parametrize(("embedding", "least"), [("v", 0.3), ("w", 1.1), ("c", 0.5)])
 def test_a_minimum_similarity_is_in_the_metrics_own_units(

@@ -114,7 +114,7 @@ def make_app(settings: Settings, name: str | None = None) -> Celery:
     )
     worker = Worker(settings, name)
 
-    @app.task(name=TASK)  # type: ignore[untyped-decorator, unused-ignore]
+    @app.task(name=TASK, shared=False)  # type: ignore[untyped-decorator, unused-ignore]
     def drain_log() -> None:
         drain_safely(worker)
 

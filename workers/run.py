@@ -38,14 +38,15 @@ def run_worker(
     app = make_app(ours, name)
     worker = app.knnex_worker
     worker.log.check()
+    engine = worker.engine
     for index in worker.log.indexes():
         worker.log.pause(index, None)  # perhaps this worker can do what another could not
     celery = _celery_worker(app, pool, concurrency, verbose)
     log.info(
         "Worker %s waits for documents: %s at %s, log at %s",
         worker.name,
-        worker.engine.dialect,
-        worker.engine.address,
+        engine.dialect,
+        engine.address,
         worker.log.address,
         extra={"action": "worker_started", "worker": worker.name},
     )

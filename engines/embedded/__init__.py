@@ -6,7 +6,7 @@ from .java import Java, find_java
 from .nodes import start_elasticsearch, start_opensearch
 from .redis import start_redis
 from .server import EmbeddedServer
-from .state import Running, ServerState, down, running, status, up
+from .state import Running, ServerState, down, keep, running, status, up
 
 __all__ = [
     "EmbeddedServer",
@@ -15,6 +15,7 @@ __all__ = [
     "ServerState",
     "down",
     "find_java",
+    "keep",
     "running",
     "start_elasticsearch",
     "start_opensearch",

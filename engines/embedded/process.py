@@ -100,10 +100,17 @@ class Guarded:
 
     @classmethod
     def start(
-        cls, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, remove: Path | None
+        cls,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        remove: Path | None = None,
+        *,
+        unprivileged: bool = True,
     ) -> Guarded:
         """Start a server that this process owns; `remove` is deleted at its end. Raises EngineStartFailed."""
-        user = server_user()
+        user = server_user() if unprivileged else None
         order = {
             "command": list(command),
             "cwd": str(cwd),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,26 @@ def up(
         return _running(book)
 
 
+def keep(name: str, command: Sequence[str], env: Mapping[str, str], *, home: Path | None = None) -> ServerState:
+    """Run a command of ours, such as a worker, until `down`; one of that name that runs already is left as it is.
+
+    It runs as the present user, in the present directory; its output goes to `NAME.log`. Raises EngineStartFailed.
+    """
+    home = home_dir(home)
+    with locked(home / "state.lock"):
+        book = _Book(home)
+
+        def start() -> EmbeddedServer:
+            log = home / "logs" / f"{name}.log"
+            log.parent.mkdir(exist_ok=True)
+            log.touch()
+            process = Guarded.start(command, env, Path.cwd(), log, unprivileged=False)
+            return EmbeddedServer(name, "", "", process, home, log)
+
+        _ensure(book, name, None, start)
+        return next(known.state for known in book.servers() if known.state.name == name)
+
+
 def down(home: Path | None = None, *, erase: bool = False) -> list[ServerState]:
     """Stop what `up` started in this home and nothing else, and say what that was; with `erase`, delete its data."""
     home = _place(home)
@@ -91,8 +111,10 @@ def down(home: Path | None = None, *, erase: bool = False) -> list[ServerState]:
         return []
     with locked(home / "state.lock"):
         book = _Book(home)
-        stopped = [server.state for server in book.servers() if server.state.alive]
-        for server in book.servers():
+        # What was started last, a worker perhaps, may still need what was started before.
+        servers = sorted(book.servers(), key=lambda known: known.state.name in (*PRODUCTS, REDIS))
+        stopped = [server.state for server in servers if server.state.alive]
+        for server in servers:
             server.process.end()
             book.remove(server.state)
         if erase:
