@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .client import AsyncCluster, AsyncIndex, Cluster, Index, connect
     from .errors import KnnexError
     from .mappings import Spec, load_spec
-    from .query import F, Hit, Hits, Passage, Query
+    from .query import F, Hit, Hits, Passage, Query, Text
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ _HOMES = {
     "Passage": ".query",
     "Query": ".query",
     "Spec": ".mappings",
+    "Text": ".query",
     "connect": ".client",
     "load_spec": ".mappings",
 }
@@ -42,6 +43,7 @@ __all__ = [
     "Passage",
     "Query",
     "Spec",
+    "Text",
     "connect",
     "load_spec",
 ]

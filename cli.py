@@ -186,13 +186,12 @@ def worker(
     from .workers import run_worker
     from .workers.background import start_background
 
-    chosen = settings().model_copy(update={"url": url} if url else {})
     if background:
         with screens.err.status("starting a worker …"):
-            started = start_background(chosen)
+            started = start_background(settings().model_copy(update={"url": url} if url else {}))
         screens.out.print(f"A worker runs as process {started.pid}; its log is {started.log}.")
         return
-    raise typer.Exit(run_worker(chosen, pool=pool, concurrency=concurrency, verbose=verbose))
+    raise typer.Exit(run_worker(url, pool=pool, concurrency=concurrency, verbose=verbose))
 
 
 @app.command()

@@ -26,7 +26,7 @@ from .engines.places import engine_url, log_url
 from .errors import ModelMismatch, QueryError
 from .ingest import Progress, RedisLog, Report, Target, delete, delete_inline, ingest, ingest_inline, make_target
 from .mappings import Resolved, Spec, Stored, create, drop, find, load, load_spec
-from .query import Hits, Plan, Query, plan, search
+from .query import Hits, Plan, Query, plan, prepare, search
 from .settings import settings
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Index(_Index):
 
     def to_console(self, query: Query | str) -> str:
         """The query for Kibana's or OpenSearch Dashboards' Dev Tools, to be pasted as it is."""
-        return self.plan(query).to_console()
+        return self._cluster.engine.run(prepare(self.plan(query))).to_console()
 
     def ingest(
         self,

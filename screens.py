@@ -117,7 +117,7 @@ def _body(hit: Hit, spec: Spec) -> Iterator[Text]:
     """The texts that the vectors are made of, as far as two lines go, or the best passage."""
     names = [name for embedding in spec.embeddings.values() for name in embedding.source_fields]
     names += [name for name, field in spec.fields.items() if field.type == "text"]
-    shown = [str(hit.source[name]) for name in dict.fromkeys(names) if hit.source.get(name)][:2]
+    shown = [str(hit.source[name]) for name in dict.fromkeys(names) if name != spec.id and hit.source.get(name)][:2]
     if hit.passages:
         shown = [*shown[:1], f"… {hit.passages[0].text} …"]
     for text in shown:

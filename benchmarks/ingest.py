@@ -17,6 +17,7 @@ from typing import Any
 
 import bench
 import numpy as np
+
 from knnex import Spec, connect
 from knnex.client import Cluster
 from knnex.encoders import TextEncoder, load_encoder

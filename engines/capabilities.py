@@ -45,7 +45,7 @@ def ask(dialect: Dialect) -> Flow[Capabilities]:
     rrf: dict[str, Any]
     linear: dict[str, Any]
     if elasticsearch:
-        inner = [{"standard": {"query": {"match_all": {}}}}] * 2
+        inner: list[dict[str, Any]] = [{"standard": {"query": {"match_all": {}}}}] * 2
         rrf = {"retriever": {"rrf": {"retrievers": inner}}}
         linear = {"retriever": {"linear": {"retrievers": [{"retriever": one, "weight": 1} for one in inner]}}}
     else:

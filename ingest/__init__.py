@@ -8,7 +8,7 @@ from .events import Event, Origin, Refused, accept
 from .ingest import delete, delete_inline, ingest, ingest_inline
 from .log import Backlog, Buried, Delivered, EventLog
 from .prepare import Casualty, Target
-from .readers import read_files
+from .readers import count_rows, read_files
 from .redis_log import RedisLog
 from .report import Progress, Report
 from .target import make_target
@@ -32,6 +32,7 @@ __all__ = [
     "Target",
     "accept",
     "apply_events",
+    "count_rows",
     "delete",
     "delete_inline",
     "ingest",

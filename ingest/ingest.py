@@ -20,7 +20,7 @@ from .prepare import Target
 from .report import Report
 from .tally import OnProgress, Tally, Window
 from .verify import relations
-from .wait import Waiting
+from .wait import Waiting, passed
 
 log = logging.getLogger(__name__)
 
@@ -54,30 +54,29 @@ def ingest(
     log.check()
     tally = Tally(engine, spec, progress, _length(documents))
     waiting = Waiting(log, spec.index, tally, patience)
-    open_windows: list[Window] = []
-
-    def reasons(positions: Sequence[str]) -> dict[str, str]:
-        return {at: one.reason for at, one in log.find_buried(spec.index, positions).items()}
-
-    def check_passed(low_water: str | None, at_least: int) -> None:
-        passed = [window for window in open_windows if waiting.passed(window.last, low_water)]
-        if len(passed) >= at_least:
-            tally.check(passed, reasons)
-            open_windows[: len(passed)] = []
-
+    unchecked: list[Window] = []
     for events in cut(tally.accept(documents, op), WINDOW, WINDOW_BYTES):
         positions = log.append(events)
         stamped = [replace(event, position=at) for event, at in zip(events, positions, strict=True)]
-        open_windows.append(Window.of(stamped))
+        unchecked.append(Window.of(stamped))
         _ring(ring)
         backlog = waiting.until(lambda backlog: backlog.total <= most_waiting)
-        check_passed(backlog.low_water, CHECK_AT_ONCE)
-    if open_windows:
-        last = open_windows[-1].last
-        waiting.until(lambda backlog: waiting.passed(last, backlog.low_water))
-        check_passed(None, 1)
+        _check_passed(log, tally, unchecked, backlog.low_water, CHECK_AT_ONCE)
+    if unchecked:
+        last = unchecked[-1].last
+        waiting.until(lambda backlog: passed(last, backlog.low_water))
+        _check_passed(log, tally, unchecked, None, 1)
     tally.show()
     return tally.report()
+
+
+def _check_passed(log: EventLog, tally: Tally, unchecked: list[Window], low_water: str | None, at_least: int) -> None:
+    """Check the windows that are settled, when there are enough of them, and take them off the list."""
+    index = tally.spec.index
+    settled = [window for window in unchecked if passed(window.last, low_water)]
+    if len(settled) >= at_least:
+        tally.check(settled, lambda found: {at: one.reason for at, one in log.find_buried(index, found).items()})
+        del unchecked[: len(settled)]
 
 
 def ingest_inline(

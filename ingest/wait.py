@@ -21,11 +21,6 @@ class Waiting:
         self.log, self.index, self.tally, self.patience = log, index, tally, patience
         self.before = log.counts(index)
 
-    @staticmethod
-    def passed(position: str | None, low_water: str | None) -> bool:
-        """Whether everything up to `position` is settled."""
-        return position is None or low_water is None or _order(low_water) > _order(position)
-
     def until(self, done: Callable[[Backlog], bool]) -> Backlog:
         """Wait for a state of the backlog. Raises IngestIncomplete where nobody works on it."""
         state: Backlog | None = None
@@ -66,6 +61,11 @@ class Waiting:
             raise IngestIncomplete(
                 f"{waiting}, and its workers have done nothing for {idle:.0f} s", hint="restart them"
             )
+
+
+def passed(position: str | None, low_water: str | None) -> bool:
+    """Whether everything up to `position` is settled."""
+    return position is None or low_water is None or _order(low_water) > _order(position)
 
 
 def _order(position: str) -> tuple[int, ...]:

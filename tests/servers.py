@@ -1,4 +1,7 @@
-"""Where the suite's servers come from: given by URL, from Docker, or started here."""
+"""Where the suite's servers come from: given by URL, from Docker, or started here.
+
+KNNEX_TEST_ELASTICSEARCH_VERSION runs the suite on another Elasticsearch than the newest, 8.19.21 for example.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,11 @@ def _embedded(name: str) -> Iterator[str]:
     from knnex.engines.embedded import start_elasticsearch, start_opensearch
 
     start = {"elasticsearch": start_elasticsearch, "opensearch": start_opensearch}[name]
-    with tempfile.TemporaryDirectory(prefix="knnex-test-") as home, start(home=Path(home), heap=HEAP) as server:
+    version = os.environ.get(f"KNNEX_TEST_{name.upper()}_VERSION")
+    with (
+        tempfile.TemporaryDirectory(prefix="knnex-test-") as home,
+        start(version, home=Path(home), heap=HEAP) as server,
+    ):
         yield server.url
 
 

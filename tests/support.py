@@ -25,5 +25,8 @@ def table(items: Iterable[pytest.Item]) -> str:
             else:
                 cells.setdefault(engine, "yes")
     lines = ["| | " + " | ".join(TITLES.values()) + " |", "|---|" + "---|" * len(TITLES)]
-    lines += [f"| {name} | " + " | ".join(cells.get(engine, "") for engine in TITLES) + " |" for name, cells in sorted(rows.items())]
+    lines += [
+        f"| {name} | " + " | ".join(cells.get(engine, "") for engine in TITLES) + " |"
+        for name, cells in sorted(rows.items())
+    ]
     return "\n".join(lines) + "\n"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+
 from knnex.engines import Engine, Request, Response, drive, path_of
 from knnex.errors import EngineBusy, EngineUnreachable, IndexMissing, RequestTooLarge
 from knnex.ingest import Item, Outcome, Patience, write

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from knnex.encoders import TextEncoder, VectorCache, cache_key, encode_cached
 from knnex.errors import SettingsError
 

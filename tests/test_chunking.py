@@ -7,9 +7,10 @@ import pytest
 import regex  # type: ignore[import-untyped]
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
 from knnex.encoders import Chunk, Encoder, TextEncoder, chunk
 from knnex.mappings.spec import Chunking
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 FAMILY = "\U0001f469‍\U0001f469‍\U0001f467"

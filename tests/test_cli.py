@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+
 from knnex import cli
 from knnex.client import connect
 from knnex.settings import settings

@@ -174,8 +174,9 @@ def test_image_runs_the_worker_as_an_ordinary_user() -> None:
 
 
 def test_console_script_has_the_command_that_the_image_runs() -> None:
-    from knnex.cli import app
     from typer.main import get_command
+
+    from knnex.cli import app
 
     assert "worker" in get_command(app).commands  # type: ignore[attr-defined]
 

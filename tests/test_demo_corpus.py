@@ -1,4 +1,4 @@
-"""The demo's corpus, its spec and its questions; the demo itself runs in test_demo.py."""
+"""The corpus of the demo, its spec and its questions."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from knnex.mappings import Spec, load_spec
 from knnex.query import Query
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import redis as redis_client
 from homes import PATIENCE, open_home, until
+
 from knnex.engines.embedded import down, running, start_elasticsearch, start_redis, status, up
 from knnex.engines.embedded.diagnose import start_failure
 from knnex.engines.embedded.place import reachable, server_user

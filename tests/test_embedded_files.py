@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from homes import PATIENCE, open_home
+
 from knnex.engines.embedded import find_java
 from knnex.engines.embedded.artifacts import Artifact, Distribution, unpacked, without
 from knnex.engines.embedded.java import Candidate, java_candidates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -15,7 +16,15 @@ import trustme
 
 from knnex.client import AsyncCluster, Cluster, connect
 from knnex.engines import Access, Engine, Request, open_engine, path_of
-from knnex.errors import AccessDenied, EngineError, EngineUnreachable, IndexMissing, KnnexError, QueryError, SettingsError
+from knnex.errors import (
+    AccessDenied,
+    EngineError,
+    EngineUnreachable,
+    IndexMissing,
+    KnnexError,
+    QueryError,
+    SettingsError,
+)
 
 SYNC = {"elasticsearch": ("elasticsearch", "Elasticsearch"), "opensearch": ("opensearchpy", "OpenSearch")}
 ASYNC = {"elasticsearch": ("elasticsearch", "AsyncElasticsearch"), "opensearch": ("opensearchpy", "AsyncOpenSearch")}
@@ -96,7 +105,7 @@ def test_credentials_reach_the_engine(engine_url: str, kind: str) -> None:
         with pytest.raises(AccessDenied, match="401") as caught:
             open_engine(url, Access())
         assert "KNNEX_API_KEY" in str(caught.value.hint)
-        assert "s3cret" not in repr(Access(**options)) and "a2V5" not in repr(Access(**options))
+        assert not re.search("s3cret|a2V5", repr(Access(**options)))
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from knnex.query.fusion import normalise, rrf, weighted
 
 IDS = [f"d{number}" for number in range(8)]

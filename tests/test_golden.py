@@ -14,12 +14,13 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from knnex.engines import Dialect, Engine, Request, Response, drive, encode
-from knnex.mappings import Stored, drop, find
-from knnex.query import F, Hits, Query, Text, plan, search
 from query_corpus import Corpus, indexed, unit
 from query_corpus import encode as encode_text
 from test_query_joins import family
+
+from knnex.engines import Dialect, Engine, Request, Response, drive, encode
+from knnex.mappings import Stored, drop, find
+from knnex.query import F, Hits, Query, Text, plan, search
 
 GOLDEN = Path(__file__).parent / "golden"
 # Read on import: the harness takes KNNEX_ variables away before a test runs.

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from filling import draining, films, held, made, own_log, settled
+
 from knnex.encoders import VectorCache, input_hash, load_encoder
-from knnex.engines import Engine, Request, path_of
-from knnex.errors import EncoderError, IngestIncomplete, LogUnavailable, ModelMismatch
+from knnex.engines import Engine
+from knnex.errors import LogUnavailable
 from knnex.ingest import (
-    Patience,
     Progress,
     RedisLog,
     Report,
-    Target,
     accept,
     apply_events,
     delete,
@@ -200,58 +199,6 @@ def test_children_lie_with_their_parent_and_are_deleted_there(
     assert sorted(held(engine, index_name)) == ["2", "3"]
 
 
-class Stumbling:
-    """A real encoder that fails on texts with a certain word, as a model does on a poison document."""
-
-    def __init__(self, encoder: Any, error: type[Exception], word: str = "poison") -> None:
-        self._encoder, self._error, self._word = encoder, error, word
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._encoder, name)
-
-    def encode_documents(self, texts: list[str]) -> Any:
-        if any(self._word in text for text in texts):
-            raise self._error("no more memory")
-        return self._encoder.encode_documents(texts)
-
-
-def stumbling(engine: Engine, spec: Spec, error: type[Exception], cache: VectorCache) -> Target:
-    target = made(engine, spec, cache)
-    broken = Stumbling(target.encoders["plot_vector"], error)
-    return Target(target.alias, target.stored, {"plot_vector": broken}, cache)
-
-
-def poisoned() -> list[dict[str, Any]]:
-    return [{"id": str(n), "title": "poison" if n in (5, 11) else f"film {n}"} for n in range(20)]
-
-
-def out_of_gpu_memory() -> type[Exception]:
-    import torch
-
-    return torch.OutOfMemoryError
-
-
-@pytest.mark.parametrize("error", [MemoryError, out_of_gpu_memory, ValueError], ids=["memory", "gpu", "value"])
-def test_a_poison_document_is_buried_and_its_neighbours_go_in(
-    engine: Engine, index_name: str, minilm: str, cache: VectorCache, error: Any
-) -> None:
-    raised = error() if error is out_of_gpu_memory else error
-    target = stumbling(engine, films(index_name, minilm), raised, cache)
-    report = ingest_inline(engine, target, poisoned())
-    assert [one.id for one in report.buried] == ["11", "5"]
-    assert all(f"failed: {raised.__name__}: no more memory" in one.reason for one in report.buried)
-    assert (report.in_index, report.encoded) == (18, 18)
-    assert sorted(held(engine, index_name), key=int) == [str(n) for n in range(20) if n not in (5, 11)]
-
-
-def test_a_model_that_fails_on_everything_buries_nothing(
-    engine: Engine, index_name: str, minilm: str, cache: VectorCache
-) -> None:
-    target = stumbling(engine, films(index_name, minilm), RuntimeError, cache)
-    with pytest.raises(EncoderError, match="no document of 9 could be encoded"):
-        ingest_inline(engine, target, [{"id": n, "title": f"poison {n}"} for n in range(9)])
-
-
 def test_coalesced_events_are_written_once_and_counted(
     engine: Engine, index_name: str, minilm: str, cache: VectorCache
 ) -> None:
@@ -306,76 +253,6 @@ def test_files_go_in_with_the_lines_named_that_do_not(
         "/a.ndjson line 3: the id field 'id' is missing",
         "/b.csv line 3: column 'year': 'never' is no integer",
     ]
-
-
-def test_without_a_worker_it_says_so_and_loses_nothing(
-    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
-) -> None:
-    spec = films(index_name, minilm)
-    made(engine, spec)
-    with pytest.raises(
-        IngestIncomplete, match=r"3 documents for .* wait in the log, and no worker is running"
-    ) as caught:
-        ingest(engine, spec, FILMS, log, patience=0.1)
-    assert "knnex worker" in str(caught.value.hint)
-    with draining(log, engine, cache=cache):
-        assert ingest(engine, spec, [], log).complete
-        assert ingest(engine, spec, FILMS[:1], log).complete
-    assert len(held(engine, index_name)) == 3
-
-
-def test_an_index_that_workers_leave_alone_is_told_with_the_reason(
-    engine: Engine, index_name: str, minilm: str, log: RedisLog
-) -> None:
-    spec = films(index_name, minilm)
-    made(engine, spec)
-    log.pause(index_name, "it was filled by another model")
-    with pytest.raises(IngestIncomplete, match="leave them alone: it was filled by another model"):
-        ingest(engine, spec, FILMS, log, patience=0.1)
-
-
-def test_an_unreachable_log_takes_nothing(engine: Engine, index_name: str, minilm: str) -> None:
-    with pytest.raises(LogUnavailable, match="no answer from Redis"):
-        ingest(engine, films(index_name, minilm), FILMS, RedisLog("redis://127.0.0.1:1/0"))
-
-
-def test_documents_that_vanish_are_found_missing(
-    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
-) -> None:
-    spec = films(index_name, minilm)
-    stored = made(engine, spec).stored
-
-    def vanish() -> Any:
-        yield Request("DELETE", path_of(stored.index, "_doc", "2"), {"refresh": "true"})
-
-    def progress(now: Progress) -> None:
-        if now.done == 3 and "2" in held(engine, index_name):
-            engine.run(vanish())
-
-    with (
-        draining(log, engine, cache=cache),
-        pytest.raises(IngestIncomplete, match=r"1 of 3 accepted documents .*: 2\n"),
-    ):
-        ingest(engine, spec, FILMS, log, progress)
-
-
-def test_an_engine_that_stays_blocked_is_told(engine: Engine, index_name: str, minilm: str, cache: VectorCache) -> None:
-    target = made(engine, films(index_name, minilm), cache)
-
-    def block() -> Any:
-        yield Request("PUT", path_of(target.stored.index, "_block", "write"))
-
-    engine.run(block())
-    with pytest.raises(IngestIncomplete, match="3 documents could not be written"):
-        ingest_inline(engine, target, FILMS, patience=Patience(attempts=2, first=0.01))
-
-
-def test_another_model_than_the_indexs_is_refused(engine: Engine, index_name: str, minilm: str) -> None:
-    target = made(engine, films(index_name, minilm))
-    other = films(index_name, minilm, embedding={"document_prompt": "film: "})
-    stored = type(target.stored)(target.stored.index, other, target.stored.resolved)
-    with pytest.raises(ModelMismatch, match=f"{index_name}.plot_vector was filled under fingerprint"):
-        make_target(index_name, stored)
 
 
 def test_the_shared_cache_lies_in_the_cache_directory(engine: Engine, index_name: str, minilm: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from knnex.errors import InputError
 from knnex.ingest import Event, Origin, Refused, accept
 from knnex.ingest.events import dump, load, version_of

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from filling import own_log
+
 from knnex.engines.embedded import start_redis
 from knnex.errors import LogUnavailable
 from knnex.ingest import Backlog, Buried, Delivered, Event, RedisLog

@@ -7,6 +7,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+
 from knnex.engines import Engine, Request
 from knnex.errors import IndexMissing, SpecMismatch, UnsupportedByEngine
 from knnex.mappings import META, Resolved, Stored, create, drop, find, load, load_spec

@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import knnex
 import pytest
+
+import knnex
 from knnex import errors
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,8 @@ PACKAGES = [
 
 # Lower layers know nothing of higher ones; those of one rank know nothing of each other.
 RANKS = [
-    {"errors", "settings"},
+    {"errors"},
+    {"settings"},
     {"engines"},
     {"mappings"},
     {"encoders"},
@@ -98,7 +100,11 @@ def test_imports_point_one_way() -> None:
         ours = path.parts[0].removesuffix(".py")
         if ours == "__init__" or ours in RANKS[-1]:
             continue
-        wrong += [f"{path} imports {theirs}" for theirs in imported(path) if theirs != ours and rank.get(theirs, -1) >= rank[ours]]
+        wrong += [
+            f"{path} imports {theirs}"
+            for theirs in imported(path)
+            if theirs != ours and rank.get(theirs, -1) >= rank[ours]
+        ]
     assert not wrong
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from query_corpus import DIMS, RESOLVED, Corpus, encode, indexed, spec, unit
+
 from knnex.engines import Engine
 from knnex.engines.elasticsearch import Elasticsearch
 from knnex.errors import EncoderError, EngineError, QueryError, UnknownField
@@ -14,7 +16,6 @@ from knnex.mappings import Stored
 from knnex.query import F, Query, Text, plan, search
 from knnex.query.answers import whole
 from knnex.query.nodes import Filter, Nested
-from query_corpus import DIMS, RESOLVED, Corpus, encode, indexed, spec, unit
 
 STORED = Stored("movies-000001", spec("movies", "studios"), RESOLVED)
 NAN, INFINITE, SHORT, ZERO = [float("nan")] * DIMS, [1e39] * DIMS, [1.0], [0.0] * DIMS

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from knnex.engines.opensearch import OpenSearch
 from knnex.errors import QueryError, UnsupportedByEngine
 from knnex.query import F, Query

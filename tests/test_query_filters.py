@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from query_corpus import GENRES, Corpus, indexed, unit
+
 from knnex.engines import Engine
 from knnex.query import F, Query
 from knnex.query.hits import value_at
 from knnex.query.nodes import Filter, Nested
-from query_corpus import GENRES, Corpus, indexed, unit
 
 Document = Mapping[str, Any]
 SEEDED = settings(

@@ -8,11 +8,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from query_corpus import DIMS, STUDIOS, Corpus, encode, indexed, unit
+
 from knnex.engines import Engine, Flow, Request
 from knnex.errors import QueryError, RequestRejected, UnknownField, UnsupportedByEngine
 from knnex.mappings import Resolved, Stored, create, drop, find, load_spec
 from knnex.query import F, Hits, Query, plan, search
-from query_corpus import DIMS, STUDIOS, Corpus, encode, indexed, unit
 
 FAMILY = {
     "fields": {

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from query_corpus import RESOLVED, Corpus, encode, indexed, spec, unit
+
 from knnex.engines import Engine, Request
 from knnex.engines.elasticsearch import Elasticsearch
 from knnex.engines.opensearch import OpenSearch
@@ -16,7 +18,6 @@ from knnex.mappings import Stored
 from knnex.query import F, Query, Text, plan, prepare, search
 from knnex.query.conditions import where
 from knnex.query.hits import parse_hit
-from query_corpus import RESOLVED, Corpus, encode, indexed, spec, unit
 
 STORED = Stored("movies-000001", spec("movies", "studios"), RESOLVED)
 HYBRID = Query("robot").semantic("v", weight=0.7).lexical("title^2", "plot", weight=0.3).where(F.year > 1930)

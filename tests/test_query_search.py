@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from query_corpus import Corpus, encode, indexed, unit
+
 from knnex.engines import Access, Engine, open_async_engine, open_engine
 from knnex.errors import QueryError
 from knnex.query import F, Hits, Passage, Query, Text, search
-from query_corpus import Corpus, encode, indexed, unit
 
 
 @pytest.fixture(scope="module")

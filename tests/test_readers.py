@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from knnex.errors import InputError
 from knnex.ingest import Refused, read_files
 from knnex.ingest.readers import count_rows

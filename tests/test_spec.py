@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from knnex import Spec, load_spec
 from knnex.errors import SpecError
 from knnex.mappings import dump_yaml

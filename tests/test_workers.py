@@ -16,14 +16,15 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from filling import draining, films, held, made, own_log, settled
+from filling import films, held, made, own_log, settled
+
 from knnex.encoders import VectorCache
-from knnex.engines import Engine, Request, path_of
-from knnex.errors import EngineUnreachable, IngestIncomplete, LogUnavailable, SettingsError
-from knnex.ingest import Event, Patience, RedisLog, ingest
-from knnex.mappings import Resolved, Spec, create, drop, load_spec
+from knnex.engines import Engine
+from knnex.errors import EngineUnreachable, LogUnavailable, SettingsError
+from knnex.ingest import Event, RedisLog, ingest
+from knnex.mappings import create, load_spec
 from knnex.settings import Settings
-from knnex.workers import QUEUE, TASK, Targets, Worker, drain, make_app, ring, run_worker
+from knnex.workers import QUEUE, TASK, Worker, make_app, ring, run_worker
 from knnex.workers.app import drain_safely
 from knnex.workers.run import check_pool
 
@@ -165,170 +166,8 @@ def test_a_worker_told_to_stop_finishes_its_batch(
         assert "has stopped" in worker.output.read_text()
     left, written = log.backlog(index_name), log.counts(index_name)["written"]
     assert (left.pending, left.undelivered) == (0, 5000 - written)
-    assert log.workers() == {}
+    assert worker.process.pid not in {facts["pid"] for facts in log.workers().values()}
     assert len(held(engine, index_name)) == min(written, 1000)
-
-
-DRAIN_ON_ONE_TEXT_IT_DIES = """
-import os, signal, sys
-import numpy as np
-from knnex.engines import Access, open_engine
-from knnex.ingest import RedisLog, Target
-from knnex.mappings import load
-from knnex.workers import drain
-
-class Encoder:
-    name, revision, identity, dims, max_tokens = "dying", "1", "dying", 4, 100
-    def encode_documents(self, texts):
-        if "KILL" in " ".join(texts):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return np.ones((len(texts), 4), dtype=np.float32)
-
-class Targets:
-    def __init__(self, engine):
-        self.engine = engine
-    def get(self, alias):
-        return Target(alias, self.engine.run(load(alias)), {"v": Encoder()}, None)
-
-log = RedisLog(sys.argv[2])
-engine = open_engine(sys.argv[1], Access())
-while log.backlog(sys.argv[3]).total:
-    drain(log, Targets(engine), consumer=str(os.getpid()), lease=0.5, batch=64)
-"""
-
-
-def plain(index: str) -> Spec:
-    embedding = {"source": ["title"], "encoder": "dying"}
-    return load_spec({"index": index, "fields": {"title": {"type": "text"}}, "embeddings": {"v": embedding}})
-
-
-def test_a_document_that_kills_its_worker_is_buried_and_no_other(
-    engine: Engine, engine_url: str, index_name: str, log: RedisLog
-) -> None:
-    engine.run(create(plain(index_name), engine.dialect, {"v": Resolved(4, "f")}))
-    log.append([Event(index_name, str(n), "upsert", {"id": n, "title": "KILL" if n == 30 else "x"}) for n in range(64)])
-    deaths = 0
-    command = [sys.executable, "-c", DRAIN_ON_ONE_TEXT_IT_DIES, engine_url, log.url, index_name]
-    while (code := subprocess.run(command, timeout=100, check=False).returncode) == -signal.SIGKILL:
-        deaths += 1
-    assert (code, deaths) == (0, 3)
-    (buried,) = log.buried(index_name)
-    assert (buried.id, buried.reason) == ("30", "the worker died 2 times while it worked on this document alone")
-    assert sorted(map(int, held(engine, index_name))) == [n for n in range(64) if n != 30]
-
-
-def test_two_workers_share_the_work(
-    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
-) -> None:
-    spec = films(index_name, minilm)
-    made(engine, spec)
-    log.append([Event(index_name, str(n), "upsert", {"id": n, "title": f"film {n % 3}"}) for n in range(400)])
-    done: list[Any] = []
-
-    def work(name: str) -> None:
-        done.append(drain(log, Targets(engine, cache), consumer=name, batch=20))
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sum(one.taken for one in done) == 400
-    assert log.counts(index_name)["written"] == 400
-    assert settled(log, index_name)
-
-
-def test_an_index_filled_by_another_model_is_left_alone_and_others_are_not(
-    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
-) -> None:
-    spec = films(index_name, minilm)
-    other = replace_index(spec, f"{index_name}-other")
-    engine.run(create(spec, engine.dialect, {"plot_vector": Resolved(384, "another")}))
-    made(engine, other, cache)
-    targets = Targets(engine, cache)
-    try:
-        log.append([Event(name, "1", "upsert", {"id": 1, "title": "x"}) for name in (index_name, other.index)])
-        report = drain(log, targets, consumer="a")
-        assert (report.taken, report.written, report.handed_back) == (2, 1, 1)
-        reason = str(log.paused(index_name))
-        assert f"{index_name}.plot_vector was filled under fingerprint another" in reason
-        assert log.paused(other.index) is None
-        assert log.backlog(index_name).total == 1
-        with pytest.raises(IngestIncomplete, match="fingerprint another"):
-            ingest(engine, spec, [{"id": 2, "title": "y"}], log, patience=0.1)
-        assert held(engine, index_name) == {}
-    finally:
-        engine.run(drop(other.index))
-        log.forget(other.index)
-
-
-def replace_index(spec: Spec, name: str) -> Spec:
-    return spec.model_copy(update={"index": name})
-
-
-def test_events_for_an_index_that_is_not_there_wait_until_it_is(
-    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
-) -> None:
-    targets = Targets(engine, cache)
-    log.append([Event(index_name, "1", "upsert", {"id": 1, "title": "x"})])
-    assert drain(log, targets, consumer="a").handed_back == 1
-    assert f"there is no index '{index_name}'" in str(log.paused(index_name))
-    assert drain(log, targets, consumer="a").taken == 0
-    made(engine, films(index_name, minilm))
-    with draining(log, engine, cache=cache, lease=1.0):
-        deadline = time.monotonic() + 60
-        while not settled(log, index_name):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    assert log.paused(index_name) is None
-    assert sorted(held(engine, index_name)) == ["1"]
-
-
-def test_an_index_made_anew_is_opened_anew(engine: Engine, index_name: str, minilm: str, cache: VectorCache) -> None:
-    targets = Targets(engine, cache)
-    made(engine, films(index_name, minilm), cache)
-    first = targets.get(index_name)
-    assert targets.get(index_name) is first
-    engine.run(drop(index_name))
-    made(engine, films(index_name, minilm, embedding={"source": ["plot"]}), cache)
-    again = targets.get(index_name)
-    assert again.spec.embeddings["plot_vector"].source == ("plot",)
-    assert targets.facts() == {"device": "cpu", "model": minilm}
-
-
-def test_a_blocked_engine_buries_nothing_and_counts_against_no_event(
-    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
-) -> None:
-    target = made(engine, films(index_name, minilm), cache)
-    targets = Targets(engine, cache)
-
-    def put(path: str, body: Any = None) -> Any:
-        yield Request("PUT", path, {}, body)
-
-    engine.run(put(path_of(target.stored.index, "_block", "write")))
-    log.append([Event(index_name, str(n), "upsert", {"id": n, "title": "x"}) for n in range(3)])
-    for _ in range(4):
-        # Each time after the pause of a busy engine.
-        awaited(lambda: drain(log, targets, consumer="a", lease=0.5, patience=Patience(attempts=1)).handed_back == 3)
-    assert log.buried(index_name) == []
-    assert log.backlog(index_name).total == 3
-    engine.run(put(path_of(target.stored.index, "_settings"), {"index.blocks.write": None}))
-    taken = awaited(lambda: log.take(index_name, "look", 10, 0.5))
-    assert [one.deliveries for one in taken] == [1, 1, 1]
-    log.release(index_name, "look", taken, 0.5, 0)
-    assert drain(log, targets, consumer="a", lease=0.5).written == 3
-    assert settled(log, index_name)
-    assert len(held(engine, index_name)) == 3
-    assert log.counts(index_name)["written"] == 3
-
-
-def awaited(state: Callable[[], Any]) -> Any:
-    """The first true answer."""
-    deadline = time.monotonic() + 60
-    while not (found := state()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    return found
 
 
 class Fails:

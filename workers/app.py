@@ -72,7 +72,8 @@ class Worker:
             return drain(
                 self.log,
                 self.targets,
-                consumer=self.name,
+                # Of this very process, whatever it is called: claims on events are told apart by it.
+                consumer=f"{socket.gethostname()}-{os.getpid()}",
                 batch=self.settings.batch,
                 lease=self.settings.lease,
                 stop=self.stop,
@@ -104,12 +105,16 @@ def make_app(settings: Settings, name: str | None = None) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
         broker_transport_options={
             "visibility_timeout": 600,
             "socket_timeout": 10,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
             "health_check_interval": 30,
+            # For who rings; a worker reconnects for as long as it takes (broker_connection_max_retries).
+            "max_retries": 1,
+            "interval_start": 0.1,
         },
     )
     worker = Worker(settings, name)
@@ -149,7 +154,7 @@ def ring(app: Celery) -> Callable[[], None]:
 
 def _follow(app: Celery, worker: Worker) -> None:
     """Start and stop the sweeper with Celery's own worker."""
-    from celery.signals import worker_ready, worker_shutting_down
+    from celery.signals import worker_process_init, worker_ready, worker_shutting_down
 
     sweeper = Sweeper(worker, ring(app))
 
@@ -160,6 +165,12 @@ def _follow(app: Celery, worker: Worker) -> None:
     def stopping(**_: Any) -> None:
         worker.stop.set()
 
+    def forked(**_: Any) -> None:
+        # Connections of the parent are of no use in a child of pool prefork.
+        for name in ("engine", "log", "targets"):
+            worker.__dict__.pop(name, None)
+
+    worker_process_init.connect(forked, weak=False)
     worker_ready.connect(started, weak=False)
     worker_shutting_down.connect(stopping, weak=False)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -167,7 +167,7 @@ def names_of_indexes() -> Flow[list[str]]:
     return sorted(set(found))
 
 
-def count(index: str, query: dict[str, object]) -> Flow[int]:
+def count(index: str, query: Mapping[str, object]) -> Flow[int]:
     """How many documents match."""
     response = yield Request("POST", path_of(index, "_count"), body={"query": query})
     return int(response.body["count"])

@@ -7,9 +7,7 @@ through the log, and asks questions in words that the docstrings do not use.
 from __future__ import annotations
 
 import argparse
-import os
-import socket
-import subprocess
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from corpus import documents
-from knnex import Hit, Hits, Index, KnnexError, connect
-from knnex.engines import embedded
-from knnex.screens import bar
-from knnex.screens import error as show_error
-from knnex.settings import settings
 from questions import MORE, QUESTIONS, SLICE, Question
 from rich.console import Console
 from rich.padding import Padding
@@ -32,10 +25,16 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from knnex import Hit, Hits, Index, KnnexError, connect
+from knnex.engines import embedded
+from knnex.screens import bar
+from knnex.screens import error as show_error
+from knnex.settings import settings
+from knnex.workers.background import start_background
+
 SPEC = Path(__file__).with_name("spec.yaml")
 WIDTH = 100
-# Seconds for the worker's first sign of life: it imports torch.
-PATIENCE = 120.0
+ENGINES = ("elasticsearch", "opensearch")
 
 
 def main() -> int:
@@ -54,10 +53,11 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Search Python's own documentation by meaning.")
-    parser.add_argument("--engine", choices=("elasticsearch", "opensearch"), help="else what the Java here can run")
+    parser.add_argument("--engine", choices=ENGINES, help="else what the Java here can run")
     parser.add_argument("--modules", metavar="A,B,...", help="only these modules; `slice` for a small choice")
     parser.add_argument("--no-keep", action="store_true", help="stop everything at the end")
     parser.add_argument("--assert", dest="check", action="store_true", help="exit code 1 unless the answers are right")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw a picture of some answers")
     parser.add_argument("--plain", action="store_true", help="no colours, no moving parts")
     return parser.parse_args()
 
@@ -68,27 +68,40 @@ class Demo:
     def __init__(self, console: Console, options: argparse.Namespace) -> None:
         self.console = console
         self.options = options
-        self.worker: subprocess.Popen[bytes] | None = None
         self.wrong: list[str] = []
 
     def run(self) -> int:
         """All of it."""
         self.console.print(Rule("[bold]Python's standard library, searched by meaning[/]"))
         try:
-            with self._step("engine and Redis") as say:
-                running = embedded.up(self.options.engine, progress=say)
+            running, worker = self._start()
             with connect(running.url, redis_url=running.redis_url) as cluster:
-                say_worker = self._start_worker(cluster.log.workers, running)
-                with self._step("index python-stdlib"):
+                with self._step("model, and index python-stdlib"):
                     index = cluster.create(SPEC)
                 self._fill(index)
                 self._ask(index)
+                if self.options.svg:
+                    self._draw(index)
             if not self.options.no_keep:
-                self._farewell(running, say_worker)
+                self._farewell(running, worker)
         finally:
             if self.options.no_keep:
-                self._stop()
+                embedded.down()
         return self._verdict()
+
+    def _start(self) -> tuple[embedded.Running, embedded.ServerState]:
+        """Engine, Redis and worker, each used where it runs already."""
+        wanted = self.options.engine
+        alive = {server.name for server in embedded.status() if server.alive}
+        if wanted and alive & set(ENGINES) - {wanted}:
+            with self._step("stopping the other engine, and its worker"):
+                embedded.down()
+        with self._step("engine and Redis") as say:
+            running = embedded.up(wanted, progress=say)
+        with self._step("worker"):
+            places = {"url": running.url, "redis_url": running.redis_url}
+            worker = start_background(settings().model_copy(update=places))
+        return running, worker
 
     @contextmanager
     def _step(self, name: str) -> Iterator[Callable[[str], None]]:
@@ -96,30 +109,6 @@ class Demo:
         with self.console.status(f"{name} …") as status:
             yield lambda line: status.update(f"{name}: {line}")
         self.console.print(f"[green]✓[/] {name} [dim]({time.monotonic() - started:.1f} s)[/]")
-
-    def _start_worker(self, workers: Callable[[], Mapping[str, Mapping[str, Any]]], running: embedded.Running) -> str:
-        """A worker that runs is used; else one is started, to outlive this process."""
-        alive = [facts for facts in workers().values() if _alive(facts)]
-        if alive:
-            self.console.print("[green]✓[/] worker [dim](runs already)[/]")
-            return f"process {alive[0].get('pid')}"
-        log = settings().home / "worker.log"
-        environment = os.environ | {"KNNEX_URL": running.url or "", "KNNEX_REDIS_URL": running.redis_url or ""}
-        with self._step("worker"), log.open("ab") as output:
-            self.worker = subprocess.Popen(
-                [sys.executable, "-m", "knnex", "worker"],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-            until = time.monotonic() + PATIENCE
-            while not any(facts.get("pid") == self.worker.pid for facts in workers().values()):
-                if self.worker.poll() is not None or time.monotonic() > until:
-                    raise KnnexError("the worker did not start", hint=f"see the end of {log}")
-                time.sleep(0.1)
-        return f"process {self.worker.pid}, log in {log}"
 
     def _fill(self, index: Index) -> None:
         chosen = self.options.modules
@@ -166,6 +155,16 @@ class Demo:
             self.wrong += wrong
             self._show(question, hits, (time.monotonic() - started) * 1000, not wrong)
 
+    def _draw(self, index: Index) -> None:
+        """One question of each kind with its three best hits, as a picture."""
+        screen, self.console = self.console, Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False)
+        for question in (QUESTIONS[1], *QUESTIONS[4:]):
+            started = time.monotonic()
+            hits = index.search(question.query.limit(3))
+            self._show(question, hits, (time.monotonic() - started) * 1000, True)
+        self.console.save_svg(str(self.options.svg), title="make demo")
+        self.console = screen
+
     def _show(self, question: Question, hits: Hits, took_ms: float, right: bool) -> None:
         title = Text.assemble("\n", (f"“{question.text}”", "bold"))
         if self.options.check:
@@ -177,49 +176,30 @@ class Demo:
         rows.add_column(width=8, no_wrap=True)
         rows.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         for hit in hits:
-            rows.add_row(Text(bar(_share(hit.score, scores)), "cyan"), _name(hit))
+            rows.add_row(Text(bar(_share(hit.score, scores)), "cyan"), _name(hit, hit.id in question.answers))
             rows.add_row(Text(f"{hit.score:8.3f}", "dim"), Text(str(hit["first_line"]), "dim"))
         self.console.print(Padding(rows, (0, 0, 0, 2)))
 
-    def _farewell(self, running: embedded.Running, worker: str) -> None:
+    def _farewell(self, running: embedded.Running, worker: embedded.ServerState) -> None:
         knnex = _relative(Path(sys.executable).with_name("knnex"))
         rows = Table.grid(padding=(0, 2, 0, 0))
         rows.add_column(style="dim", no_wrap=True)
         rows.add_column(overflow="fold")
         for server in running.servers:
-            rows.add_row("running", f"{server.name} {server.version} at {server.url}")
-        rows.add_row("", f"a worker ({worker})")
-        rows.add_row("ask", f'[bold]{knnex} search python-stdlib "wait until a file changes"[/]')
-        rows.add_row("", f'{knnex} search python-stdlib "round a number" --where kind=function')
+            if server.pid != worker.pid:
+                rows.add_row("running", f"{server.name} {server.version} at {server.url}")
+        rows.add_row("", f"a worker, process {worker.pid}; its log is {_relative(worker.log)}")
+        rows.add_row("ask", f'[bold]{knnex} search python-stdlib "show a month as a grid of days"[/]')
+        rows.add_row("", f'{knnex} search python-stdlib "how alike are two texts" --where kind=class')
         rows.add_row("look", f"{knnex} doctor python-stdlib")
         rows.add_row("stop", f"{knnex} down   [dim](what is indexed stays, and nothing is encoded twice)[/]")
         self.console.print()
         self.console.print(Panel(rows, title="[bold]It keeps running[/]", title_align="left", border_style="green"))
 
-    def _stop(self) -> None:
-        if self.worker is not None:
-            self.worker.terminate()
-            self.worker.wait(60)
-        embedded.down()
-        self.console.print("\nEverything is stopped.")
-
     def _verdict(self) -> int:
         for line in self.wrong:
             self.console.print(f"[red]✗[/] {line}", markup=True)
         return 1 if self.wrong and self.options.check else 0
-
-
-def _alive(facts: Mapping[str, Any]) -> bool:
-    """Whether a worker that announced itself is still there: its word outlives it by some seconds."""
-    if facts.get("host") != socket.gethostname():
-        return True
-    try:
-        os.kill(int(facts["pid"]), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _wrong(question: Question, hits: Sequence[Hit], modules: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -231,10 +211,11 @@ def _wrong(question: Question, hits: Sequence[Hit], modules: Mapping[str, Mappin
             yield f"“{question.text}” found {hit.id}, which its filter excludes"
 
 
-def _name(hit: Hit) -> Text:
-    """`functools.lru_cache` in bold, its arguments beside it."""
+def _name(hit: Hit, right: bool) -> Text:
+    """`functools.lru_cache` in bold, its arguments beside it; a hit that counts as right has a mark."""
     called = str(hit["signature"]).removeprefix(str(hit["name"])) if hit["kind"] != "module" else ""
-    return Text.assemble((hit.id, "bold"), called, (f"  {hit['kind']}", "dim"))
+    mark = ("✓ ", "bold green") if right else ("", "")
+    return Text.assemble(mark, (hit.id, "bold"), called, (f"  {hit['kind']}", "dim"))
 
 
 def _share(score: float, scores: Sequence[float]) -> float:

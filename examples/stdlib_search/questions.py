@@ -87,9 +87,8 @@ QUESTIONS = (
 MORE = (
     plain("suggest the right spelling for a mistyped word", "difflib.get_close_matches"),
     plain("largest number that divides both", "math.gcd"),
-    plain("delete a folder with everything inside", "shutil.rmtree"),
     plain("smallest few entries of a big collection", "heapq.nsmallest"),
-    plain("ask for a password without showing it", "getpass.getpass", "getpass.unix_getpass"),
+    plain("ask for a password without showing it", "getpass", "getpass.getpass", "getpass.unix_getpass"),
     plain("how much room is left on the disk", "shutil.disk_usage"),
     plain("every arrangement of the letters", "itertools.permutations"),
     plain("a queue where the most urgent comes out first", "queue.PriorityQueue", "asyncio.PriorityQueue"),
