@@ -29,7 +29,7 @@ def engine(name: str) -> Iterator[str]:
         with _container(name) as url:
             yield url
     else:
-        with _embedded(name) as url:
+        with embedded(name, os.environ.get(f"KNNEX_TEST_{name.upper()}_VERSION")) as url:
             yield url
 
 
@@ -47,11 +47,11 @@ def redis() -> Iterator[str]:
 
 
 @contextmanager
-def _embedded(name: str) -> Iterator[str]:
+def embedded(name: str, version: str | None = None) -> Iterator[str]:
+    """The URL of an engine that is started here."""
     from knnex.engines.embedded import start_elasticsearch, start_opensearch
 
     start = {"elasticsearch": start_elasticsearch, "opensearch": start_opensearch}[name]
-    version = os.environ.get(f"KNNEX_TEST_{name.upper()}_VERSION")
     with (
         tempfile.TemporaryDirectory(prefix="knnex-test-") as home,
         start(version, home=Path(home), heap=HEAP) as server,
