@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from .encoders import fingerprint, load_encoder
+import numpy as np
+
+from .encoders import load_matching, resolve
 from .engines import (
     AsyncEngine,
     Engine,
@@ -23,15 +26,14 @@ from .engines import (
 )
 from .engines.places import access as access_of
 from .engines.places import engine_url, log_url
-from .errors import ModelMismatch, QueryError
+from .errors import LogUnavailable, QueryError
 from .ingest import Progress, RedisLog, Report, Target, delete, delete_inline, ingest, ingest_inline, make_target
-from .mappings import Resolved, Spec, Stored, create, drop, find, load, load_spec
+from .mappings import Spec, Stored, create, drop, find, load, load_spec
 from .query import Hits, Plan, Query, plan, prepare, search
 from .settings import settings
 
 if TYPE_CHECKING:
     import elasticsearch
-    import numpy as np
     import opensearchpy
 
 Document = Mapping[str, Any]
@@ -97,15 +99,11 @@ class _Index:
     @staticmethod
     def _encode(stored: Stored, name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
         """(n, dims) float32, by the model that filled the index. Raises ModelMismatch, ModelUnavailable."""
-        embedding = stored.spec.embeddings[name]
-        encoder = load_encoder(embedding)
-        ours, theirs = fingerprint(encoder, embedding), stored.resolved[name].fingerprint
-        if ours != theirs:
-            raise ModelMismatch(
-                f"{stored.spec.index}.{name} was filled under {theirs}, but {embedding.encoder} here makes {ours}",
-                hint="load the model that filled the index, or fill it again with this one",
-            )
-        return encoder.encode_queries(texts)
+        vectors = load_matching(stored, name).encode_queries(texts)
+        if stored.spec.embeddings[name].similarity == "dot_product" and len(vectors):
+            # Defined for unit length only; documents are stored so too.
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors, dtype=np.float32)
 
     def _plan(self, engine: Engine | AsyncEngine, query: Query | str, stored: Stored) -> Plan:
         def encode(name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -223,8 +221,13 @@ class Cluster:
         return self.engine.run(find(name)) is not None
 
     def drop(self, name: str) -> None:
-        """Delete an index that knnex made, with all its documents. Raises IndexMissing, SpecMismatch."""
+        """Delete an index that knnex made, with all its documents, and what waits for it in the log.
+
+        Raises IndexMissing, SpecMismatch.
+        """
         self.engine.run(drop(name))
+        with suppress(LogUnavailable):  # without a log nothing waits for it
+            self.log.forget(name)
 
     def close(self) -> None:
         """Close the connections."""
@@ -283,15 +286,6 @@ class AsyncCluster:
     async def close(self) -> None:
         """Close the connections."""
         await (self._engine.close() if self._engine else self._client.close())
-
-
-def resolve(spec: Spec) -> dict[str, Resolved]:
-    """Load each embedding's encoder: its width and fingerprint. Raises ModelUnavailable."""
-    found = {}
-    for name, embedding in spec.embeddings.items():
-        encoder = load_encoder(embedding)
-        found[name] = Resolved(encoder.dims, fingerprint(encoder, embedding))
-    return found
 
 
 def _count(index: str) -> Flow[int]:

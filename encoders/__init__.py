@@ -9,7 +9,7 @@ from .cache import VectorCache
 from .cached import Encoded, encode_cached
 from .chunking import Chunk, chunk
 from .fingerprint import cache_key, fingerprint, input_hash
-from .registry import KINDS, load_encoder
+from .registry import KINDS, load_encoder, load_matching, resolve
 
 if TYPE_CHECKING:
     from .text import TextEncoder
@@ -29,6 +29,8 @@ __all__ = [
     "fingerprint",
     "input_hash",
     "load_encoder",
+    "load_matching",
+    "resolve",
 ]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from ..errors import SpecError
-from ..mappings.spec import Embedding
+from ..errors import ModelMismatch, SpecError
+from ..mappings import Embedding, Resolved, Spec, Stored
 from .base import Encoder
+from .fingerprint import fingerprint
 
 
 def _text(embedding: Embedding) -> Encoder:
@@ -39,5 +40,26 @@ def load_encoder(embedding: Embedding, kind: str = "text") -> Encoder:
         raise SpecError(
             f"the spec says dims {embedding.dims}, but {embedding.encoder} gives {encoder.dims}",
             hint=f"leave dims out, or say {encoder.dims}",
+        )
+    return encoder
+
+
+def resolve(spec: Spec) -> dict[str, Resolved]:
+    """What the encoders of a spec make: width and fingerprint of each embedding. Raises ModelUnavailable, SpecError."""
+    encoders = {name: load_encoder(embedding) for name, embedding in spec.embeddings.items()}
+    return {
+        name: Resolved(encoder.dims, fingerprint(encoder, spec.embeddings[name])) for name, encoder in encoders.items()
+    }
+
+
+def load_matching(stored: Stored, name: str) -> Encoder:
+    """The encoder of an embedding, which must be the one that filled the index. Raises ModelMismatch naming both."""
+    embedding = stored.spec.embeddings[name]
+    encoder = load_encoder(embedding)
+    ours, theirs = fingerprint(encoder, embedding), stored.resolved[name].fingerprint
+    if ours != theirs:
+        raise ModelMismatch(
+            f"{stored.spec.index}.{name} was filled under fingerprint {theirs}; {embedding.encoder} here has {ours}",
+            hint="give this process the model that filled the index (KNNEX_MODELS), or fill it again with this one",
         )
     return encoder

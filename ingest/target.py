@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ..encoders import VectorCache, fingerprint, load_encoder
-from ..errors import ModelMismatch
+from ..encoders import VectorCache, load_matching
 from ..mappings import Stored
 from ..settings import settings
 from .prepare import Target
@@ -19,16 +18,7 @@ def make_target(alias: str, stored: Stored, vectors: VectorCache | None = None) 
 
     Raises ModelUnavailable, and ModelMismatch where an encoder here is not the one that filled the index.
     """
-    encoders = {}
-    for name, embedding in stored.spec.embeddings.items():
-        encoder = load_encoder(embedding)
-        ours, theirs = fingerprint(encoder, embedding), stored.resolved[name].fingerprint
-        if ours != theirs:
-            raise ModelMismatch(
-                f"{alias}.{name} was filled under fingerprint {theirs}; {embedding.encoder} here has {ours}",
-                hint="give this process the model that filled the index (KNNEX_MODELS), or fill it again with this one",
-            )
-        encoders[name] = encoder
+    encoders = {name: load_matching(stored, name) for name in stored.spec.embeddings}
     return Target(
         alias, stored, encoders, _shared_cache(settings().cache_dir / CACHE_FILE) if vectors is None else vectors
     )

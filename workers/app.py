@@ -16,12 +16,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ..encoders import VectorCache
-from ..engines import Engine
+from ..engines import Engine, open_engine
+from ..engines.places import access, engine_url, log_url
 from ..errors import KnnexError, LogUnavailable
 from ..ingest import RedisLog
 from ..settings import Settings
 from .drain import DrainReport, drain
-from .places import engine_of, log_url
 from .targets import Targets
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Worker:
     @cached_property
     def engine(self) -> Engine:
         """The engine. Raises EngineUnreachable, AccessDenied."""
-        return engine_of(self.settings)
+        return open_engine(engine_url(self.settings), access(self.settings))
 
     @cached_property
     def targets(self) -> Targets:
