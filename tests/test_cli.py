@@ -109,7 +109,7 @@ def films(shell: Shell, engine_url: str) -> Iterator[str]:
         cluster.drop(name)
 
 
-@pytest.mark.feature("the command line")
+@pytest.mark.feature("The command line")
 def test_search_filters_and_prints(shell: Shell, films: str) -> None:
     found = shell.json("search", films, "a robot that longs to be human", "--limit", "2")
     assert [hit["id"] for hit in found][:1] == ["1"]

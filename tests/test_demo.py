@@ -24,7 +24,7 @@ def demo(home: Path, engine: str, *options: str) -> str:
     return done.stdout
 
 
-@pytest.mark.feature("the demo: meaning, filter, hybrid, join, by example")
+@pytest.mark.feature("The demo")
 @pytest.mark.timeout(600)
 def test_the_demo_answers_rightly_and_encodes_nothing_twice(engine_name: str, tmp_path: Path) -> None:
     try:

@@ -34,14 +34,14 @@ def client(kind: tuple[str, str], url: str, **options: Any) -> Any:
     return getattr(pytest.importorskip(kind[0]), kind[1])(url, **options)
 
 
-@pytest.mark.feature("connect by URL")
+@pytest.mark.feature("Connect by URL")
 def test_a_url_finds_out_what_answers(engine: Engine, engine_name: str) -> None:
     assert engine.dialect.product == engine_name
     assert engine.dialect.version >= (3, 0)
     assert engine_name in str(engine.dialect).lower()
 
 
-@pytest.mark.feature("connect with a ready client, sync and async")
+@pytest.mark.feature("Connect with a ready client, sync and async")
 def test_a_ready_client_is_taken_as_it_is(engine_name: str, engine_url: str) -> None:
     ready = client(SYNC[engine_name], engine_url)
     with connect(ready) as cluster:

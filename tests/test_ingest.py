@@ -119,7 +119,7 @@ def test_sending_again_changes_nothing_and_encodes_nothing(
         assert after[id_]["_knnex"]["version"] > before[id_]["_knnex"]["version"]
 
 
-@pytest.mark.feature("Long text in chunks")
+@pytest.mark.feature("Long texts in chunks, with passages and offsets")
 def test_long_text_goes_in_as_chunks(engine: Engine, index_name: str, minilm: str, send: Send) -> None:
     spec = films(index_name, minilm, embedding={"source": ["plot"], "chunk": {"max_tokens": 16, "overlap": 4}})
     target = made(engine, spec)
@@ -182,7 +182,7 @@ def test_deleting_by_id(engine: Engine, index_name: str, minilm: str, log: Redis
 
 
 @pytest.mark.feature("Parent and child documents")
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the module parent-join")
+@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
 def test_children_lie_with_their_parent_and_are_deleted_there(
     engine: Engine, index_name: str, minilm: str, send: Send, cache: VectorCache
 ) -> None:
@@ -211,7 +211,7 @@ def test_coalesced_events_are_written_once_and_counted(
     assert held(engine, index_name)["a"]["rev"] == 9
 
 
-@pytest.mark.feature("Progress and bounded memory")
+@pytest.mark.feature("Ingest with checked counts")
 def test_a_stream_without_length_is_read_in_windows(
     engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
 ) -> None:

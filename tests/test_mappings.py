@@ -29,7 +29,7 @@ def create_index(engine: Engine, name: str, **changes: Any) -> tuple[Stored, boo
     return engine.run(create(spec(name, **changes), engine.dialect, RESOLVED))
 
 
-@pytest.mark.feature("explicit HNSW mapping from a spec")
+@pytest.mark.feature("Explicit HNSW mapping from a spec")
 def test_the_mapping_is_written_out_in_full(engine: Engine, index_name: str) -> None:
     hnsw = {"m": 24, "ef_construction": 150}
     stored, made = create_index(engine, index_name, embedding={"hnsw": hnsw, "similarity": "l2"})
@@ -90,20 +90,20 @@ def test_dims_above_the_engines_limit(engine: Engine, index_name: str) -> None:
         engine.run(create(spec(index_name), engine.dialect, wide))
 
 
-@pytest.mark.feature("int8 quantization")
+@pytest.mark.feature("Vectors quantized to 8 bits")
 def test_int8_quantization(engine: Engine, index_name: str) -> None:
     stored, _ = create_index(engine, index_name, embedding={"quantization": "int8"})
     live = engine.send(Request("GET", f"/{stored.index}/_mapping")).body[stored.index]["mappings"]["properties"]["v"]
     assert "int8_hnsw" in json.dumps(live) or '"bits": 7' in json.dumps(live)
 
 
-@pytest.mark.feature("binary quantization")
+@pytest.mark.feature("Vectors quantized to 1 bit")
 @pytest.mark.never("opensearch", reason="the lucene engine quantizes to 7 bits; binary needs faiss")
 def test_binary_quantization(engine: Engine, index_name: str) -> None:
     create_index(engine, index_name, embedding={"quantization": "binary"})
 
 
-@pytest.mark.feature("parent/child mapping")
+@pytest.mark.feature("Parent and child documents")
 @pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
 def test_a_parent_join(engine: Engine, index_name: str) -> None:
     stored, _ = create_index(engine, index_name, joins={"studio": {"kind": "parent", "children": ["movie"]}})

@@ -97,7 +97,7 @@ def combined(inner: st.SearchStrategy[Case]) -> st.SearchStrategy[Case]:
 CASES = st.recursive(leaves(), combined, max_leaves=6)
 
 
-@pytest.mark.feature("strict filters")
+@pytest.mark.feature("kNN with strict filters")
 @SEEDED
 @given(case=CASES)
 def test_a_filter_finds_exactly_what_it_means(engine: Engine, corpus: Corpus, case: Case) -> None:
@@ -118,7 +118,7 @@ def test_a_filtered_knn_search_is_the_exact_one(
     assert [hit.score for hit in found] == pytest.approx([score for _, score in exact[:7]], abs=1e-5)
 
 
-@pytest.mark.feature("kNN of nested chunks with strict filters")
+@pytest.mark.feature("kNN with strict filters")
 @SEEDED
 @given(case=CASES, seed=st.integers(0, 99))
 def test_a_filtered_search_of_chunks_is_the_exact_one(engine: Engine, corpus: Corpus, case: Case, seed: int) -> None:
@@ -128,7 +128,7 @@ def test_a_filtered_search_of_chunks_is_the_exact_one(engine: Engine, corpus: Co
     assert [hit.score for hit in found] == pytest.approx([score for _, score in exact[:7]], abs=1e-5)
 
 
-@pytest.mark.feature("strict filters")
+@pytest.mark.feature("kNN with strict filters")
 @SEEDED
 @given(case=CASES)
 def test_a_filter_holds_for_bm25_too(engine: Engine, corpus: Corpus, case: Case) -> None:

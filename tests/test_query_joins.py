@@ -78,7 +78,7 @@ def ask(engine: Engine, stored: Stored, query: Query) -> Hits:
     return engine.run(search(plan(query, stored, engine.dialect, encode)))
 
 
-@pytest.mark.feature("parent/child join")
+@pytest.mark.feature("Parent and child documents")
 @pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
 @pytest.mark.parametrize("part", ["v", "c", "lexical", "filter"])
 def test_a_filter_on_the_parent_is_strict_in_every_part(engine: Engine, part: str) -> None:
@@ -102,7 +102,7 @@ def test_a_filter_on_the_parent_is_strict_in_every_part(engine: Engine, part: st
         assert not {hit.id[:3] for hit in orphans if hit["relation"] != "studio"} & {"rko", "ufa"}
 
 
-@pytest.mark.feature("parent/child join")
+@pytest.mark.feature("Parent and child documents")
 @pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
 def test_a_filter_on_children(engine: Engine) -> None:
     with related(engine) as stored:
@@ -133,7 +133,7 @@ def test_an_engine_without_the_join_module_says_what_to_do_instead(engine: Engin
             assert "where_lookup()" in str(caught.value.hint)
 
 
-@pytest.mark.feature("nested objects")
+@pytest.mark.feature("Nested objects")
 def test_one_object_must_fulfil_all_of_a_nested_filter(engine: Engine, corpus: Corpus) -> None:
     query = Query("x").semantic("v").where_nested("cast", F.name == "actor1", F.age > 30).limit(60)
     expected = corpus.matching(lambda one: any(x["name"] == "actor1" and x["age"] > 30 for x in one.get("cast", [])))
@@ -145,7 +145,7 @@ def test_one_object_must_fulfil_all_of_a_nested_filter(engine: Engine, corpus: C
         corpus.search(engine, Query().where_nested("cast", F.title.exists()))
 
 
-@pytest.mark.feature("lookup join by foreign key")
+@pytest.mark.feature("Lookup join by foreign key")
 @pytest.mark.parametrize("part", ["v", "c", "lexical", "filter", "several"])
 def test_a_lookup_is_strict_and_brings_the_other_side(engine: Engine, corpus: Corpus, part: str) -> None:
     base = {
@@ -163,7 +163,7 @@ def test_a_lookup_is_strict_and_brings_the_other_side(engine: Engine, corpus: Co
     assert corpus.search(engine, base.where_lookup("studios", F.country == "FR")).ids == ()
 
 
-@pytest.mark.feature("lookup join by foreign key")
+@pytest.mark.feature("Lookup join by foreign key")
 def test_lookups_combine_and_may_stay_in_the_same_index(engine: Engine, corpus: Corpus) -> None:
     query = Query().where_lookup("same", F.id == "d001").where(F.year > 1950).select("title").limit(60)
     found = corpus.search(engine, query)
@@ -177,7 +177,7 @@ def test_lookups_combine_and_may_stay_in_the_same_index(engine: Engine, corpus: 
     )
 
 
-@pytest.mark.feature("lookup join by foreign key")
+@pytest.mark.feature("Lookup join by foreign key")
 def test_a_key_may_be_the_documents_id(engine: Engine, corpus: Corpus) -> None:
     found = corpus.search(engine, Query().semantic("v", vector=unit(1)).where_lookup("sequel", F.year > 1980).limit(60))
     assert set(found.ids) <= set(corpus.plain)
@@ -195,7 +195,7 @@ def test_a_lookup_by_wrong_names(engine: Engine, corpus: Corpus) -> None:
         corpus.search(engine, Query().where_lookup("studios", F.contry == "US"))
 
 
-@pytest.mark.feature("lookup join by foreign key")
+@pytest.mark.feature("Lookup join by foreign key")
 def test_keys_come_in_batches_and_are_limited(engine: Engine, index_name: str) -> None:
     body = {
         "index": index_name,

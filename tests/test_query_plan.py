@@ -39,7 +39,7 @@ def paste(text: str) -> Request:
     return Request(method, path, body=json.loads(rest))
 
 
-@pytest.mark.feature("request for Dev Tools")
+@pytest.mark.feature("Requests for Dev Tools")
 @pytest.mark.parametrize(
     "query",
     [

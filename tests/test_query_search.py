@@ -64,7 +64,7 @@ def test_a_minimum_similarity_is_in_the_metrics_own_units(
     assert list(corpus.search(engine, query).ids) == [key for key, value in exact if value >= score]
 
 
-@pytest.mark.feature("nested chunks with passages")
+@pytest.mark.feature("Long texts in chunks, with passages and offsets")
 def test_passages_are_the_best_chunks_with_their_offsets(engine: Engine, corpus: Corpus) -> None:
     for hit in corpus.search(engine, Query().semantic("c", vector=unit(7)).limit(10).passages(2)):
         scores = (1 + corpus.chunks[hit.id] @ unit(7)) / 2
@@ -100,7 +100,7 @@ def test_words_are_found_in_the_fields_named(engine: Engine, corpus: Corpus) -> 
     )
 
 
-@pytest.mark.feature("hybrid fusion")
+@pytest.mark.feature("Hybrid: kNN and BM25, fused")
 @pytest.mark.parametrize("method", ["rrf", "weighted"])
 def test_both_engines_give_the_same_fused_order(elasticsearch_url: str, opensearch_url: str, method: str) -> None:
     query = (
@@ -124,7 +124,7 @@ def test_both_engines_give_the_same_fused_order(elasticsearch_url: str, opensear
     assert one.total == other.total
 
 
-@pytest.mark.feature("hybrid fusion")
+@pytest.mark.feature("Hybrid: kNN and BM25, fused")
 def test_a_hit_of_several_parts_has_each_ones_score(engine: Engine, corpus: Corpus) -> None:
     query = Query("robot").semantic("v", weight=0.6).semantic("c", weight=0.1).lexical("plot", weight=0.3)
     found = corpus.search(engine, query.limit(60))
@@ -150,7 +150,7 @@ def test_a_text_without_parts_asks_every_embedding(engine: Engine, corpus: Corpu
     assert corpus.search(engine, Query("robot")).ids == corpus.search(engine, asked).ids
 
 
-@pytest.mark.feature("by example")
+@pytest.mark.feature("By example: like these, unlike those")
 @pytest.mark.parametrize("embedding", ["v", "w", "c"])
 def test_like_and_unlike_use_stored_vectors(engine: Engine, corpus: Corpus, embedding: str) -> None:
     def vector(key: str) -> np.ndarray:  # type: ignore[type-arg]
@@ -167,7 +167,7 @@ def test_like_and_unlike_use_stored_vectors(engine: Engine, corpus: Corpus, embe
     assert list(corpus.search(engine, query).ids) == [key for key, _ in exact[:10]]
 
 
-@pytest.mark.feature("by example")
+@pytest.mark.feature("By example: like these, unlike those")
 def test_texts_can_be_examples_and_a_query_can_lean_towards_one(engine: Engine, corpus: Corpus) -> None:
     texts = corpus.search(engine, Query().semantic("v").like(Text("a"), Text("b")).limit(5))
     middle = (unit("a") + unit("b")) / np.linalg.norm(unit("a") + unit("b"))
@@ -188,7 +188,7 @@ def test_examples_that_cannot_be_used(engine: Engine, corpus: Corpus) -> None:
         corpus.search(engine, Query().semantic("v").like("d001").unlike("d001", share=1.0))
 
 
-@pytest.mark.feature("highlights")
+@pytest.mark.feature("Highlights")
 def test_words_are_marked_whatever_found_the_document(engine: Engine, corpus: Corpus) -> None:
     for query in (
         Query("robot").lexical("title"),
@@ -237,7 +237,7 @@ def test_hits_are_a_sequence_that_reads_well(engine: Engine, corpus: Corpus) -> 
     assert hits.took_ms >= 0
 
 
-@pytest.mark.feature("sync and async")
+@pytest.mark.feature("Sync and async")
 def test_async_gives_equal_hits(engine: Engine, engine_url: str, corpus: Corpus) -> None:
     queries = [
         Query("robot").semantic("c").limit(5),
