@@ -24,7 +24,16 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def test_the_table_is_the_one_the_suite_makes(tmp_path: Path) -> None:
     out = tmp_path / "table.md"
-    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", f"--support-table={out}"]
+    collect = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--collect-only",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--support-table={out}",
+    ]
     subprocess.run([*collect, str(ROOT / "tests")], cwd=ROOT, check=True, capture_output=True, timeout=120)
     found = re.search(r"<!-- support table[^>]*-->\n(.*?)<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
     assert found, "README.md has no support table"
@@ -33,7 +42,9 @@ def test_the_table_is_the_one_the_suite_makes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()) + re.findall(r'src="(?!https?:)([^"]+)"', page.read_text()):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()) + re.findall(
+        r'src="(?!https?:)([^"]+)"', page.read_text()
+    ):
         assert (page.parent / target).exists(), target
 
 

@@ -94,7 +94,11 @@ def test_an_older_client_and_the_newest_server(elasticsearch_url: str, older_cli
 
 def test_an_older_server_by_url(older_url: str, tiny: Path) -> None:
     with connect(older_url) as cluster:
-        spec = {"index": "knnex-test-url", "fields": {"title": {"type": "text"}}, "embeddings": {"v": {"source": "{title}", "encoder": str(tiny)}}}
+        spec = {
+            "index": "knnex-test-url",
+            "fields": {"title": {"type": "text"}},
+            "embeddings": {"v": {"source": "{title}", "encoder": str(tiny)}},
+        }
         index = cluster.create(spec)
         try:
             assert index.ingest([{"id": 1, "title": "a cat"}, {"id": 2, "title": "a dog"}], inline=True).complete
