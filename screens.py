@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from .query import Hit, Hits
     from .workers.doctor import Finding
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# What goes into a file or a pipe is not broken into lines: a program reads it, or a person with another width.
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
-_MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "wrong": "[red]✗[/]"}
+_MARKS = {"ok": "[green]✓[/]", "absent": "[dim]–[/]", "warning": "[yellow]![/]", "wrong": "[red]✗[/]"}
 _NAMED = 10
 
 
@@ -83,7 +85,7 @@ def _named(what: str, count: int, rows: Sequence[Refused]) -> None:
     if count:
         out.print(f"[yellow]{count:,} {what}:[/]")
     for one in rows[:_NAMED]:
-        out.print(Padding(escape(str(one)), (0, 0, 0, 2)))
+        _indented(Text(str(one)), 2)
     if count > _NAMED:
         out.print(f"  … and {count - _NAMED:,} more (--json names them)")
 
@@ -102,8 +104,17 @@ def hits(found: Hits, spec: Spec, *, width: int = 100) -> None:
         line.append(hit.id, style="bold")
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
         for body in _body(hit, spec):
-            console.print(Padding(body, (0, 0, 0, 4)), no_wrap=False)
-    console.print(f"[dim]{len(found)} hits, {found.took_ms} ms in the engine[/]")
+            _indented(body, 4, console)
+    hits = "1 hit" if len(found) == 1 else f"{len(found)} hits"
+    console.print(f"[dim]{hits}, {found.took_ms} ms in the engine[/]")
+
+
+def _indented(text: Text, by: int, console: Console = out) -> None:
+    """A text that stays indented where a terminal wraps it."""
+    if console.is_terminal:
+        console.print(Padding(text, (0, 0, 0, by), expand=False))
+    else:
+        console.print(Text(" " * by) + text)
 
 
 def bar(share: float, cells: int = 8) -> str:
@@ -119,7 +130,7 @@ def _body(hit: Hit, spec: Spec) -> Iterator[Text]:
     names += [name for name, field in spec.fields.items() if field.type == "text"]
     shown = [str(hit.source[name]) for name in dict.fromkeys(names) if name != spec.id and hit.source.get(name)][:2]
     if hit.passages:
-        shown = [*shown[:1], f"… {hit.passages[0].text} …"]
+        shown = [*shown[:1], hit.passages[0].text]
     for text in shown:
         yield Text(_shorten(text))
 

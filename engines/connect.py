@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import re
+from base64 import b64encode
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,9 +16,12 @@ from .engine import AsyncEngine, Engine, identify
 from .wire import drive
 
 
+_HOST = re.compile(r"[\w.:~-]+")
+
+
 @dataclass(frozen=True)
 class Access:
-    """How to reach a server: credentials, TLS and patience (seconds)."""
+    """How to reach a server: credentials, TLS and patience (seconds). Raises SettingsError for what cannot be used."""
 
     api_key: str | None = None
     basic_auth: tuple[str, str] | None = None
@@ -22,9 +29,27 @@ class Access:
     verify_certs: bool = True
     timeout: float = 30.0
 
+    def __post_init__(self) -> None:
+        for name, value in (("api_key", self.api_key), *zip(("username", "password"), self.basic_auth or ())):
+            if value is not None and not isinstance(value, str):
+                raise SettingsError(f"{name} is of type {type(value).__name__}, no text", hint="give it as a string")
+        if self.api_key and self.basic_auth:
+            raise SettingsError("there is an API key and a user name too", hint="give one of them")
+        if not isinstance(self.verify_certs, bool):
+            raise SettingsError(f"verify_certs is {self.verify_certs!r}", hint="give True or False")
+        if self.ca_certs and not Path(self.ca_certs).is_file():
+            raise SettingsError(f"ca_certs: there is no file {self.ca_certs}", hint="give the path of a PEM file")
+        number = isinstance(self.timeout, (int, float)) and not isinstance(self.timeout, bool)
+        if not number or not 0 < self.timeout < math.inf:
+            raise SettingsError(f"timeout is {self.timeout!r}", hint="give seconds, a number above 0")
+
     def __repr__(self) -> str:
         secret = "api_key" if self.api_key else "basic_auth" if self.basic_auth else "no credentials"
         return f"Access({secret}, ca_certs={self.ca_certs!r}, verify_certs={self.verify_certs}, timeout={self.timeout})"
+
+    def _basic(self) -> str:
+        """User and password as HTTP has them: in UTF-8, which neither client does by itself."""
+        return b64encode(":".join(self.basic_auth or ()).encode()).decode()
 
     def opensearch(self) -> dict[str, Any]:
         """The options as opensearch-py takes them."""
@@ -35,7 +60,7 @@ class Access:
         if self.ca_certs:
             options["ca_certs"] = self.ca_certs
         if self.basic_auth:
-            options["http_auth"] = self.basic_auth
+            options["headers"] = {"authorization": f"Basic {self._basic()}"}
         if self.api_key:
             options["headers"] = {"authorization": f"ApiKey {self.api_key}"}
         return options
@@ -48,23 +73,24 @@ class Access:
             if self.ca_certs:
                 options["ca_certs"] = self.ca_certs
         if self.basic_auth:
-            options["basic_auth"] = self.basic_auth
+            options["basic_auth"] = self._basic()
         if self.api_key:
             options["api_key"] = self.api_key
         return options
 
 
 def check_url(url: str) -> str:
-    """The URL, with a port. Raises SettingsError for one that is none."""
+    """The URL, with a port. Raises SettingsError for one that is none; a password in it is not told."""
+    shown = re.sub(r"//[^/]*@", "//***@", url)
     try:
         parts = urlsplit(url)
         port = parts.port or 9200
     except ValueError as error:
-        raise SettingsError(f"{url!r} is no URL: {error}", hint="write http://HOST:9200") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"{url!r} is no URL of an engine", hint="write http://HOST:9200 or https://HOST:9200")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    user = f"{parts.username}:{parts.password}@" if parts.username else ""
+        raise SettingsError(f"{shown!r} is no URL: {error}", hint="write http://HOST:9200") from None
+    if parts.scheme not in ("http", "https") or not _HOST.fullmatch(parts.hostname or ""):
+        raise SettingsError(f"{shown!r} is no URL of an engine", hint="write http://HOST:9200 or https://HOST:9200")
+    host = f"[{parts.hostname}]" if ":" in str(parts.hostname) else parts.hostname
+    user = f"{parts.username}:{parts.password or ''}@" if parts.username else ""
     return f"{parts.scheme}://{user}{host}:{port}{parts.path.rstrip('/')}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..errors import (
@@ -41,6 +42,7 @@ _HINTS: dict[type[Exception], str] = {
     AccessDenied: "set KNNEX_API_KEY, or KNNEX_USERNAME and KNNEX_PASSWORD, to credentials that may do this",
     IndexMissing: "create it with `knnex create SPEC`, or correct the name",
     RequestTooLarge: "send fewer documents at once",
+    RequestRejected: "correct what it names, in the query or in the spec",
 }
 
 
@@ -63,7 +65,9 @@ def unreachable(address: str, error: Exception) -> EngineUnreachable:
         hint = "it is slow or the address is wrong; KNNEX_TIMEOUT sets the seconds to wait"
     else:
         hint = "check the URL and that the engine runs; `knnex up` starts one here"
-    return EngineUnreachable(f"no answer from {address}: {text}", hint=hint)
+    # Clients wrap the cause again and again; what the system said is enough.
+    told = re.search(r"\[Errno -?\d+\] ([^)'\"]+)", text)
+    return EngineUnreachable(f"no answer from {address}: {told[1] if told else text}", hint=hint)
 
 
 def _cause(body: Any) -> tuple[str, str]:

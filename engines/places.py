@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import SettingsError
 from ..settings import Settings
 from .connect import Access
 from .embedded import running
@@ -22,20 +23,34 @@ def log_url(settings: Settings) -> str:
 
 
 def access(settings: Settings, **given: Any) -> Access:
-    """Credentials, TLS and patience by the settings, where `given` does not say otherwise.
+    """Credentials, TLS and patience by the settings, where `given` does not say otherwise; None says nothing.
 
-    Raises TypeError for an option there is not.
+    Credentials that are given stand alone: those of the settings are then not used. Raises SettingsError, and
+    TypeError for an option there is not.
     """
-    known: dict[str, Any] = {
+    credentials: dict[str, Any] = {
         "api_key": settings.api_key and settings.api_key.get_secret_value(),
         "username": settings.username,
         "password": settings.password and settings.password.get_secret_value(),
-        "ca_certs": settings.ca_certs and str(settings.ca_certs),
+    }
+    known: dict[str, Any] = {
+        "ca_certs": settings.ca_certs,
         "verify_certs": settings.verify_certs,
         "timeout": settings.timeout,
     }
-    if unknown := given.keys() - known.keys():
-        raise TypeError(f"connect() takes no {', '.join(sorted(unknown))}; it takes {', '.join(known)}")
-    options = known | given
-    user, password = options.pop("username"), options.pop("password")
-    return Access(basic_auth=(user, password or "") if user else None, **options)
+    if unknown := given.keys() - credentials.keys() - known.keys():
+        takes = ", ".join((*credentials, *known, "redis_url"))
+        raise TypeError(f"connect() takes no {', '.join(sorted(unknown))}; it takes {takes}")
+    given = {name: value for name, value in given.items() if value is not None}
+    chosen = given if credentials.keys() & given.keys() else credentials
+    options = known | {name: given[name] for name in known if name in given}
+    user, password = chosen.get("username"), chosen.get("password")
+    if password and not user:
+        raise SettingsError("there is a password without a user name", hint="set KNNEX_USERNAME, or give username")
+    return Access(
+        api_key=chosen.get("api_key"),
+        basic_auth=(user, password or "") if user else None,
+        ca_certs=options["ca_certs"] and str(options["ca_certs"]),
+        verify_certs=options["verify_certs"],
+        timeout=options["timeout"],
+    )

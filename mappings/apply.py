@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,18 @@ def find(alias: str) -> Flow[Stored | None]:
             f"{alias!r} is an index that knnex did not make", hint="choose another name for `index` in the spec"
         )
     resolved = {name: Resolved(one["dims"], one["fingerprint"]) for name, one in meta["embeddings"].items()}
-    return Stored(index, Spec.model_validate(meta["spec"]), resolved)
+    return Stored(index, Spec.model_validate(_in_order(meta["spec"], meta.get("order", ()))), resolved)
+
+
+def _in_order(spec: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The spec with its fields, embeddings and joins in the order in which they were written."""
+    rank = {name: place for place, name in enumerate(names)}
+    return {
+        key: dict(sorted(value.items(), key=lambda one: rank.get(one[0], len(rank))))
+        if isinstance(value, dict)
+        else value
+        for key, value in spec.items()
+    }
 
 
 def load(alias: str) -> Flow[Stored]:

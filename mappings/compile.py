@@ -52,6 +52,8 @@ def meta(spec: Spec, resolved: Mapping[str, Resolved]) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "spec": spec.model_dump(mode="json", exclude_defaults=True) | {"index": spec.index},
+        # Engines keep the keys of an object in an order of their own.
+        "order": [*spec.fields, *spec.embeddings, *spec.joins],
         "embeddings": {name: {"dims": one.dims, "fingerprint": one.fingerprint} for name, one in resolved.items()},
     }
 

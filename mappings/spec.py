@@ -145,6 +145,9 @@ class Spec(Model):
             for field in embedding.source_fields:
                 if field.split(".")[0] not in self.fields and field != self.id:
                     raise ValueError(f"embedding {name!r}: source names {field!r}, which is no field")
+        for name, join in self.joins.items():
+            if isinstance(join, LookupJoin) and join.field.split(".")[0] not in self.fields:
+                raise ValueError(f"join {name!r}: field names {join.field!r}, which is no field")
         return self
 
     def parents(self) -> dict[str, ParentJoin]:

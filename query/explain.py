@@ -28,12 +28,13 @@ def _before(plan: Plan) -> Iterator[str]:
         )
     if plan.query.liked or plan.query.disliked:
         if plan.examples:
-            yield f"POST /{plan.alias}/_search: the stored vectors of {len(plan.examples)} examples; nothing is encoded"
+            yield f"POST /{plan.alias}/_search: the stored vectors of the examples; nothing is encoded"
         texts = sum(isinstance(one, Text) for one in (*plan.query.liked, *plan.query.disliked))
         also = f", {texts} given as texts" if texts else ""
+        less = f" less {plan.query.dislike:g} of the disliked mean" if plan.query.disliked else ""
         yield (
-            f"combine {len(plan.query.liked)} liked and {len(plan.query.disliked)} disliked examples{also}: the mean "
-            f"less {plan.query.dislike:g} of the disliked mean (on the client); the examples are left out of the hits"
+            f"combine {len(plan.query.liked)} liked and {len(plan.query.disliked)} disliked examples{also}: the mean"
+            f"{less} (on the client); the examples are left out of the hits"
         )
 
 

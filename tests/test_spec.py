@@ -17,6 +17,7 @@ fields:
   plot:   {type: text}
   genre:  {type: keyword, ignore_above: 256}
   year:   {type: integer}
+  maker_id: {type: keyword}
 embeddings:
   plot_vector:
     source: "{title}. {plot}"
@@ -50,21 +51,22 @@ WRONG = {
     "typo in a key": (
         "encoder:",
         "encodr:",
-        r"line 11: embeddings.plot_vector.encodr: unknown key, did you mean 'encoder'",
+        r"line 12: embeddings.plot_vector.encodr: unknown key, did you mean 'encoder'",
     ),
     "unknown choice": (
         "similarity: cosine",
         "similarity: cosin",
-        r"line 13: embeddings.plot_vector.similarity: .*'cosine'",
+        r"line 14: embeddings.plot_vector.similarity: .*'cosine'",
     ),
-    "overlap": ("overlap: 32", "overlap: 200", r"line 12: embeddings.plot_vector.chunk: overlap 200 is more than half"),
-    "source without a field": ('"{title}. {plot}"', '"plot"', r"line 10: .*source: source 'plot' names no field"),
+    "overlap": ("overlap: 32", "overlap: 200", r"line 13: embeddings.plot_vector.chunk: overlap 200 is more than half"),
+    "source without a field": ('"{title}. {plot}"', '"plot"', r"line 11: .*source: source 'plot' names no field"),
     "source of no field": ("{plot}", "{story}", r"source names 'story', which is no field"),
     "index name": ("index: movies", "index: My Movies", r"line 2: index: 'My Movies' is no index name"),
-    "number": ("{m: 16,", "{m: many,", r"line 14: embeddings.plot_vector.hnsw.m: .*integer"),
-    "join kind": ("kind: parent", "kind: mother", r"line 17: joins.studio: .*'parent'"),
-    "join key": ("children: [movie]", "child: [movie]", r"line 17: joins.studio.child: unknown key"),
+    "number": ("{m: 16,", "{m: many,", r"line 15: embeddings.plot_vector.hnsw.m: .*integer"),
+    "join kind": ("kind: parent", "kind: mother", r"line 18: joins.studio: .*'parent'"),
+    "join key": ("children: [movie]", "child: [movie]", r"line 18: joins.studio.child: unknown key"),
     "indentation": ("  title:", "title:\n   - x:", r"line \d+"),
+    "foreign key": ("field: maker_id", "field: makr_id", r"join 'maker': field names 'makr_id', which is no field"),
     "name taken": ("  plot_vector:", "  plot:", r"embedding 'plot' has the name of a field"),
 }
 

@@ -12,7 +12,7 @@ from ..errors import KnnexError
 from ..ingest import RedisLog
 from ..mappings import META, PROVENANCE, Stored, find, index_body
 
-Verdict = Literal["ok", "warning", "wrong"]
+Verdict = Literal["ok", "absent", "warning", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _wrong(part: str, name: str, error: KnnexError) -> Finding:
 def _capabilities(engine: Engine) -> Iterator[Finding]:
     try:
         for name, answer in engine.capabilities.rows():
-            yield Finding("engine", name, "ok", answer)
+            yield Finding("engine", name, "absent" if answer == "no" else "ok", answer)
     except KnnexError as error:
         yield _wrong("engine", "capabilities", error)
 
