@@ -36,7 +36,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "feature(name): a line of the README's table of what works on which engine")
     config.addinivalue_line(
-        "markers", "never(engine, reason): the engine cannot do it, and says so with UnsupportedByEngine"
+        "markers", "never(engine, reason, embedded=False): the engine, or its embedded form, cannot do it and says so"
     )
 
 
@@ -45,10 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         callspec = getattr(item, "callspec", None)
         name = callspec.params.get("engine_name") if callspec else None
         for mark in item.iter_markers("never"):
-            if mark.args[0] == name:
-                item.add_marker(
-                    pytest.mark.xfail(raises=UnsupportedByEngine, reason=mark.kwargs["reason"], strict=True)
-                )
+            if mark.args[0] == name and (not mark.kwargs.get("embedded") or servers.is_embedded(name)):
+                reason = mark.kwargs["reason"]
+                item.add_marker(pytest.mark.xfail(raises=UnsupportedByEngine, reason=reason, strict=True))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,5 +1,6 @@
 """Where the suite's servers come from: given by URL, from Docker, or started here.
 
+KNNEX_TEST_FULL=1 says that the servers given by URL are full distributions, with all their modules;
 KNNEX_TEST_ELASTICSEARCH_VERSION runs the suite on another Elasticsearch than the newest, 8.19.21 for example.
 """
 
@@ -17,6 +18,12 @@ IMAGES = {
     "opensearch": "opensearchproject/opensearch:3.6.0",
     "redis": "redis:8",
 }
+
+
+def is_embedded(name: str) -> bool:
+    """Whether the engine is one that is started here, and has the modules of that distribution alone."""
+    given = f"KNNEX_TEST_{name.upper()}" in os.environ
+    return os.environ.get("KNNEX_TEST_FULL") != "1" if given else os.environ.get("KNNEX_TEST_ENGINES") != "docker"
 
 
 @contextmanager

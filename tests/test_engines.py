@@ -12,6 +12,7 @@ from typing import Any
 
 import proxy
 import pytest
+import servers
 import trustme
 
 from knnex.client import AsyncCluster, Cluster, connect
@@ -200,10 +201,11 @@ def test_the_engines_errors_have_our_names(engine: Engine, index_name: str, case
         engine.send(request(index_name))
 
 
-def test_capabilities_are_asked_of_the_server(engine: Engine) -> None:
+def test_capabilities_are_asked_of_the_server(engine: Engine, engine_name: str) -> None:
     found = engine.capabilities
-    # The embedded Elasticsearch is stripped of modules that the embedded OpenSearch has.
-    stripped = engine.dialect.product == "elasticsearch"
+    # The embedded Elasticsearch is stripped of modules that the full one and the embedded OpenSearch have.
+    stripped = engine_name == "elasticsearch" and servers.is_embedded(engine_name)
     assert (found.parent_join, found.scripts, found.reindex) == (not stripped,) * 3
-    assert not found.native_rrf
     assert ("parent join", "no" if stripped else "yes") in found.rows()
+    if servers.is_embedded(engine_name):
+        assert (found.native_rrf, found.native_linear) == (False, False)

@@ -104,7 +104,9 @@ def test_binary_quantization(engine: Engine, index_name: str) -> None:
 
 
 @pytest.mark.feature("Parent and child documents")
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
+@pytest.mark.never(
+    "elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True
+)
 def test_a_parent_join(engine: Engine, index_name: str) -> None:
     stored, _ = create_index(engine, index_name, joins={"studio": {"kind": "parent", "children": ["movie"]}})
     live = engine.send(Request("GET", f"/{stored.index}/_mapping")).body[stored.index]["mappings"]["properties"]

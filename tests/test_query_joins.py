@@ -79,7 +79,7 @@ def ask(engine: Engine, stored: Stored, query: Query) -> Hits:
 
 
 @pytest.mark.feature("Parent and child documents")
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
+@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True)
 @pytest.mark.parametrize("part", ["v", "c", "lexical", "filter"])
 def test_a_filter_on_the_parent_is_strict_in_every_part(engine: Engine, part: str) -> None:
     base = {
@@ -103,7 +103,7 @@ def test_a_filter_on_the_parent_is_strict_in_every_part(engine: Engine, part: st
 
 
 @pytest.mark.feature("Parent and child documents")
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it")
+@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True)
 def test_a_filter_on_children(engine: Engine) -> None:
     with related(engine) as stored:
         found = ask(engine, stored, Query().where_child("movie", F.name == "ufa2"))

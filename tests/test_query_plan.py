@@ -90,7 +90,7 @@ def test_explain_says_each_step_and_why() -> None:
     for part in (
         "encode",
         "where_lookup('studios')",
-        "2 examples",
+        "vectors of the examples",
         "1 given as texts",
         "OpenSearch 3.6.0",
         "k=100",
