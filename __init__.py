@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import AsyncCluster, AsyncIndex, Cluster, Index, connect
+    from .client import AsyncCluster, Cluster, connect
     from .errors import KnnexError
+    from .index import AsyncIndex, Index
     from .mappings import Spec, load_spec
     from .query import F, Hit, Hits, Passage, Query, Text
 
@@ -16,12 +17,12 @@ __version__ = "0.1.0"
 # Where each public name lives; it is imported on first use, so that `import knnex` costs next to nothing.
 _HOMES = {
     "AsyncCluster": ".client",
-    "AsyncIndex": ".client",
+    "AsyncIndex": ".index",
     "Cluster": ".client",
     "F": ".query",
     "Hit": ".query",
     "Hits": ".query",
-    "Index": ".client",
+    "Index": ".index",
     "KnnexError": ".errors",
     "Passage": ".query",
     "Query": ".query",

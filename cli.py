@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from . import screens
+from . import cli_buried, screens
 from .errors import KnnexError
+from .screens import print_json as _print_json
 from .settings import settings
 
 app = typer.Typer(
@@ -20,12 +20,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Semantic search for the Elasticsearch or OpenSearch cluster you already run.",
 )
+app.add_typer(cli_buried.app, name="buried")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
 
 def main() -> None:
     """The console script: errors of ours become a message and exit code 1, Ctrl-C exit code 130."""
+    for stream in (sys.stdout, sys.stderr):
+        screens.bear(stream)
     try:
         app()
     except KnnexError as failure:
@@ -35,10 +38,9 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    except OSError as failure:  # a full disk, a file that may not be read
+        screens.error(KnnexError(str(failure), hint="look at space and permissions"))
+        sys.exit(1)
 
 
 @app.command()
@@ -157,13 +159,14 @@ def search(
 
     with connect(url) as cluster:
         asked = cluster.index(index)
+        spec = asked.spec
         query = Query(text).limit(limit)
-        for name in asked.spec.embeddings:
+        for name in spec.embeddings:
             query = query.semantic(name)
         if lexical:
             query = query.lexical(*lexical)
         for condition in where or ():
-            query = narrowed(query, condition, asked.spec)
+            query = narrowed(query, condition, spec)
         if console:
             typer.echo(asked.to_console(query))
             return
@@ -171,7 +174,7 @@ def search(
     if as_json:
         _print_json([hit.to_dict() for hit in found])
     else:
-        screens.hits(found, asked.spec)
+        screens.hits(found, spec)
 
 
 @app.command()

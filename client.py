@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-import numpy as np
-
-from .encoders import load_matching, resolve
+from .encoders import resolve
 from .engines import (
     AsyncEngine,
     Engine,
-    Flow,
-    Request,
     is_async,
     open_async_engine,
     open_engine,
-    path_of,
     wrap,
     wrap_async,
 )
 from .engines.places import access as access_of
 from .engines.places import engine_url, log_url
-from .errors import LogUnavailable, QueryError
-from .ingest import Progress, RedisLog, Report, Target, delete, delete_inline, ingest, ingest_inline, make_target
-from .mappings import Spec, Stored, create, drop, find, load, load_spec
-from .query import Hits, Plan, Query, plan, prepare, search
+from .errors import LogUnavailable, SettingsError
+from .index import AsyncIndex, Index
+from .ingest import RedisLog
+from .mappings import Spec, create, drop, find, load_spec
 from .settings import settings
 
 if TYPE_CHECKING:
     import elasticsearch
     import opensearchpy
 
-Document = Mapping[str, Any]
 SpecSource = str | Path | Mapping[str, Any] | Spec
 
 
@@ -66,117 +59,12 @@ def connect(target: Any = None, *, asynchronous: bool = False, **access: Any) ->
     redis_url = access.pop("redis_url", None)
     if target is not None and not isinstance(target, str):
         if access:
-            raise QueryError(f"a ready client takes no {', '.join(sorted(access))}", hint="set these on the client")
+            raise SettingsError(f"a ready client takes no {', '.join(sorted(access))}", hint="set these on the client")
         return AsyncCluster(client=target) if is_async(target) else Cluster(wrap(target), redis_url)
     url, options = target or engine_url(settings()), access_of(settings(), **access)
     if asynchronous:
         return AsyncCluster(engine=open_async_engine(url, options))
     return Cluster(open_engine(url, options), redis_url)
-
-
-class _Index:
-    """What an index is, sync or async: its name, and how a query for it is planned."""
-
-    def __init__(self, name: str, stored: Stored | None = None) -> None:
-        self.name = name
-        self._stored = stored
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}>"
-
-    @staticmethod
-    def _query(query: Query | str, stored: Stored) -> Query:
-        """A text alone asks every embedding of the index."""
-        if isinstance(query, Query):
-            return query
-        if not stored.spec.embeddings:
-            raise QueryError(f"index {stored.spec.index!r} has no embedding", hint="ask with Query(...).lexical(FIELD)")
-        asked = Query(query)
-        for name in stored.spec.embeddings:
-            asked = asked.semantic(name)
-        return asked
-
-    @staticmethod
-    def _encode(stored: Stored, name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """(n, dims) float32, by the model that filled the index. Raises ModelMismatch, ModelUnavailable."""
-        vectors = load_matching(stored, name).encode_queries(texts)
-        if stored.spec.embeddings[name].similarity == "dot_product" and len(vectors):
-            # Defined for unit length only; documents are stored so too.
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors, dtype=np.float32)
-
-    def _plan(self, engine: Engine | AsyncEngine, query: Query | str, stored: Stored) -> Plan:
-        def encode(name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-            return self._encode(stored, name, texts)
-
-        return plan(self._query(query, stored), stored, engine.dialect, encode)
-
-
-class Index(_Index):
-    """One index of a cluster."""
-
-    def __init__(self, cluster: Cluster, name: str, stored: Stored | None = None) -> None:
-        super().__init__(name, stored)
-        self._cluster = cluster
-
-    @property
-    def stored(self) -> Stored:
-        """What the cluster holds: index version, spec, fingerprints. Raises IndexMissing."""
-        if self._stored is None:
-            self._stored = self._cluster.engine.run(load(self.name))
-        return self._stored
-
-    @property
-    def spec(self) -> Spec:
-        """The spec, as the cluster holds it."""
-        return self.stored.spec
-
-    def search(self, query: Query | str) -> Hits:
-        """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
-        return self._cluster.engine.run(search(self.plan(query)))
-
-    def plan(self, query: Query | str) -> Plan:
-        """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
-        return self._plan(self._cluster.engine, query, self.stored)
-
-    def to_console(self, query: Query | str) -> str:
-        """The query for Kibana's or OpenSearch Dashboards' Dev Tools, to be pasted as it is."""
-        return self._cluster.engine.run(prepare(self.plan(query))).to_console()
-
-    def ingest(
-        self,
-        documents: Iterable[Any],
-        *,
-        inline: bool = False,
-        progress: Callable[[Progress], None] | None = None,
-    ) -> Report:
-        """Send documents (dicts) through the log to the workers and wait until they are in the index.
-
-        `inline=True` encodes and writes in this process, without log and workers. A document that cannot go in stops
-        no other; the report names it and says why. Raises LogUnavailable, IngestIncomplete, EngineError.
-        """
-        engine = self._cluster.engine
-        if inline:
-            return ingest_inline(engine, self.target(), documents, progress)
-        return ingest(engine, self.spec, documents, self._cluster.log, progress)
-
-    def upsert(self, document: Document, *, inline: bool = False) -> Report:
-        """Write one document, and wait until it is in the index."""
-        return self.ingest([document], inline=inline)
-
-    def delete(self, *ids: str, inline: bool = False) -> Report:
-        """Delete documents by id; a write made before the delete cannot bring them back."""
-        if inline:
-            return delete_inline(self._cluster.engine, self.target(), ids)
-        return delete(self._cluster.engine, self.spec, ids, self._cluster.log)
-
-    def count(self) -> int:
-        """How many documents a search sees."""
-        return self._cluster.engine.run(_count(self.name))
-
-    def target(self) -> Target:
-        """The index as a worker writes to it: with its encoders, and the cache of vectors. Raises ModelMismatch."""
-        return make_target(self.name, self.stored)
 
 
 class Cluster:
@@ -236,30 +124,6 @@ class Cluster:
             self._log.close()
 
 
-class AsyncIndex(_Index):
-    """One index of a cluster, for asyncio: encoding runs in a thread, requests are awaited."""
-
-    def __init__(self, cluster: AsyncCluster, name: str) -> None:
-        super().__init__(name)
-        self._cluster = cluster
-
-    async def search(self, query: Query | str) -> Hits:
-        """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
-        planned = await self.plan(query)
-        return await (await self._cluster.engine()).run(search(planned))
-
-    async def plan(self, query: Query | str) -> Plan:
-        """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
-        engine = await self._cluster.engine()
-        if self._stored is None:
-            self._stored = await engine.run(load(self.name))
-        return await asyncio.to_thread(self._plan, engine, query, self._stored)
-
-    async def count(self) -> int:
-        """How many documents a search sees."""
-        return await (await self._cluster.engine()).run(_count(self.name))
-
-
 class AsyncCluster:
     """An Elasticsearch or an OpenSearch, for asyncio."""
 
@@ -286,9 +150,3 @@ class AsyncCluster:
     async def close(self) -> None:
         """Close the connections."""
         await (self._engine.close() if self._engine else self._client.close())
-
-
-def _count(index: str) -> Flow[int]:
-    yield Request("POST", path_of(index, "_refresh"))
-    response = yield Request("GET", path_of(index, "_count"))
-    return int(response.body["count"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -17,18 +22,38 @@ from .errors import KnnexError
 
 if TYPE_CHECKING:
     from .engines.embedded import ServerState
+    from .ingest import Buried, Refused, Report
     from .ingest import Progress as Done
-    from .ingest import Refused, Report
     from .mappings import Spec
     from .query import Hit, Hits
     from .workers.doctor import Finding
 
 # What goes into a file or a pipe is not broken into lines: a program reads it, or a person with another width.
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+out = Console(highlight=False, soft_wrap=not (sys.stdout and sys.stdout.isatty()))
+err = Console(stderr=True, highlight=False, soft_wrap=not (sys.stderr and sys.stderr.isatty()))
 
 _MARKS = {"ok": "[green]✓[/]", "absent": "[dim]–[/]", "warning": "[yellow]![/]", "wrong": "[red]✗[/]"}
 _NAMED = 10
+# What a terminal would obey: documents are of strangers.
+_CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "\ufffd")
+
+
+# Our own signs, for terminals that know none of them.
+_ASCII = {"✓": "+", "✗": "x", "–": "-", "█": "#", "…": "..."}
+
+
+def _plainer(failure: UnicodeError) -> tuple[str, int]:
+    if not isinstance(failure, UnicodeEncodeError):
+        raise failure
+    lost = failure.object[failure.start : failure.end]
+    return "".join(_ASCII.get(sign, "?") for sign in lost), failure.end
+
+
+def bear(stream: object) -> None:
+    """Let a stream write what it can where its encoding lacks a character, and not fail."""
+    if isinstance(stream, io.TextIOWrapper):
+        codecs.register_error("knnex", _plainer)
+        stream.reconfigure(errors="knnex")
 
 
 def error(failure: KnnexError) -> None:
@@ -101,8 +126,8 @@ def hits(found: Hits, spec: Spec, *, width: int = 100) -> None:
         line = Text(f"{rank:>2}  ")
         line.append(bar(hit.score / best), style="cyan")
         line.append(f" {hit.score:.3f}  ", style="dim")
-        line.append(hit.id, style="bold")
-        console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        line.append(hit.id.translate(_CONTROL), style="bold")
+        console.print(line, soft_wrap=True)
         for body in _body(hit, spec):
             _indented(body, 4, console)
     hits = "1 hit" if len(found) == 1 else f"{len(found)} hits"
@@ -130,13 +155,14 @@ def _body(hit: Hit, spec: Spec) -> Iterator[Text]:
     names += [name for name, field in spec.fields.items() if field.type == "text"]
     shown = [str(hit.source[name]) for name in dict.fromkeys(names) if name != spec.id and hit.source.get(name)][:2]
     if hit.passages:
-        shown = [*shown[:1], hit.passages[0].text]
+        best = hit.passages[0].text
+        shown = [*[text for text in shown if best not in text][:1], best]
     for text in shown:
         yield Text(_shorten(text))
 
 
 def _shorten(text: str, limit: int = 240) -> str:
-    flat = " ".join(text.split())
+    flat = " ".join(text.split()).translate(_CONTROL)
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
 
 
@@ -148,6 +174,26 @@ def servers(rows: Sequence[ServerState]) -> None:
         mark, state = (_MARKS["ok"], f"process {row.pid}") if row.alive else (_MARKS["wrong"], "has ended")
         out.print(f"{mark} [bold]{f'{row.name} {row.version}':<22}[/] {row.url or '':<28} {state}", soft_wrap=True)
         out.print(f"  [dim]log: {escape(str(row.log))}[/]", soft_wrap=True)
+
+
+def buried(index: str, rows: Sequence[Buried], total: int) -> None:
+    """Documents that could not be embedded or written, each with its reason."""
+    if not rows:
+        out.print(f"Nothing is buried for {escape(index)}.")
+    for one in rows:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.buried_at))
+        name = f"id {one.id}" if one.event else "unreadable"
+        name = escape(name.translate(_CONTROL))
+        out.print(f"[yellow]{escape(one.position)}[/]  [bold]{name}[/]  [dim]{at}[/]", soft_wrap=True)
+        out.print(Padding(escape(one.reason.translate(_CONTROL)), (0, 0, 0, 4)))
+    if total > len(rows):
+        out.print(f"… and {total - len(rows):,} more (--limit)")
+
+
+def print_json(value: Any) -> None:
+    """JSON; in ASCII where the output holds nothing else."""
+    narrow = "utf" not in (getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    typer.echo(json.dumps(value, ensure_ascii=narrow, indent=2, default=str))
 
 
 def findings(found: Iterator[Finding]) -> list[Finding]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as _Unreadable
 
 from .errors import SettingsError
 
@@ -56,3 +57,7 @@ def settings() -> Settings:
         first = error.errors()[0]
         name = "KNNEX_" + "_".join(str(part) for part in first["loc"]).upper()
         raise SettingsError(f"{name}: {first['msg']}", hint=f"correct or unset {name}") from None
+    except _Unreadable as error:  # it names the field, and the reason is its cause
+        raise SettingsError(
+            f"KNNEX_MODELS is no JSON: {error.__cause__ or error}", hint='write {"MODEL": "DIRECTORY"}, or unset it'
+        ) from None

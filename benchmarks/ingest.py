@@ -143,7 +143,7 @@ def texts_of(kind: str, count: int) -> list[str]:
     from corpus import documents
 
     field = {"short": "first_line", "mixed": "body"}[kind]
-    every = [str(one[field]) for one in documents()]
+    every = list(dict.fromkeys(str(one[field]) for one in documents()))
     return every[:: max(1, len(every) // count)][:count]
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 import re
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..errors import SettingsError
 from .clients import sender
 from .engine import AsyncEngine, Engine, identify
 from .wire import drive
-
 
 _HOST = re.compile(r"[\w.:~-]+")
 
@@ -30,7 +29,8 @@ class Access:
     timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, value in (("api_key", self.api_key), *zip(("username", "password"), self.basic_auth or ())):
+        user, password = self.basic_auth or (None, None)
+        for name, value in (("api_key", self.api_key), ("username", user), ("password", password)):
             if value is not None and not isinstance(value, str):
                 raise SettingsError(f"{name} is of type {type(value).__name__}, no text", hint="give it as a string")
         if self.api_key and self.basic_auth:
@@ -107,7 +107,7 @@ def open_async_engine(url: str, access: Access) -> AsyncEngine:
 def _open(url: str, access: Access, *, asynchronous: bool) -> Engine | AsyncEngine:
     from opensearchpy import OpenSearch  # speaks to both, and asks no product of its server
 
-    url = check_url(url)
+    url, access = _signed(check_url(url), access)
     probe = OpenSearch(url, max_retries=0, **access.opensearch())
     try:
         dialect = drive(identify(), sender(probe, "application/{}"))
@@ -116,6 +116,17 @@ def _open(url: str, access: Access, *, asynchronous: bool) -> Engine | AsyncEngi
     make = _async_client if asynchronous else _client
     client = make(dialect.product, url, access)
     return AsyncEngine(client, dialect) if asynchronous else Engine(client, dialect)
+
+
+def _signed(url: str, access: Access) -> tuple[str, Access]:
+    """User and password of the URL as those of `access`, where it has none: clients read them as Latin-1."""
+    parts = urlsplit(url)
+    if not parts.username:
+        return url, access
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if access.api_key or access.basic_auth:
+        return bare, access
+    return bare, replace(access, basic_auth=(unquote(parts.username), unquote(parts.password or "")))
 
 
 def _client(product: str, url: str, access: Access) -> Any:

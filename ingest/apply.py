@@ -63,7 +63,7 @@ def write_prepared(
     patience: Patience | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> BatchReport:
-    """Write what is prepared; an older event of an id shares the fate of the newest."""
+    """Write what is prepared; older events of an id wait as the newest does, and go in where that is buried."""
     outcomes = write(engine, target.alias, prepared.items, patience=patience, sleep=sleep)
     buried, failed = list(prepared.refused), list[Casualty]()
     written = deleted = 0
@@ -80,23 +80,26 @@ def write_prepared(
             (buried if outcome.status == "buried" else failed).append(Casualty(event, outcome.reason))
     waiting = {casualty.event.id for casualty in failed}
     reason = "a newer event of this document waits to be written"
-    failed += [Casualty(event, reason) for event in prepared.covered if event.id in waiting]
-    return BatchReport(
+    held = [Casualty(event, reason) for event in prepared.covered if event.id in waiting]
+    fallen = {casualty.event.id for casualty in buried}
+    next_best = [event for event in prepared.covered if event.id in fallen]
+    report = BatchReport(
         written=written,
-        stale=stale - sum(event.id in waiting for event in prepared.covered),
+        stale=stale - len(held) - len(next_best),
         deleted=deleted,
         encoded=prepared.encoded,
         cached=prepared.cached,
         buried=tuple(buried),
-        failed=tuple(failed),
+        failed=(*failed, *held),
         without_vector=tuple(one for one in prepared.without_vector if one.event.id not in unwritten),
     )
+    return report + apply_events(engine, target, next_best, patience=patience, sleep=sleep) if next_best else report
 
 
 def prepare_safely(target: Target, events: Sequence[Event]) -> Prepared:
     """`prepare`, in halves where a model fails, down to the document on which it does, which is then refused.
 
-    Raises EncoderError where it fails on every single one of many documents.
+    Raises EncoderError where it fails on every single one of many documents, or on a plain word too.
     """
     try:
         return prepare(target, events)
@@ -119,12 +122,25 @@ def prepare_safely(target: Target, events: Sequence[Event]) -> Prepared:
         encoded=sum(part.encoded for part in parts),
         cached=sum(part.cached for part in parts),
     )
-    if len(merged.refused) >= _ENOUGH_TO_BLAME_THE_MODEL and not merged.encoded:
+    if merged.encoded or merged.cached or not merged.refused:
+        return merged
+    if len(merged.refused) >= _ENOUGH_TO_BLAME_THE_MODEL or not _works(target):
         raise EncoderError(
             f"no document of {len(merged.refused)} could be encoded; the first: {merged.refused[0].reason}",
             hint="the model or its device is broken; nothing is lost, the documents wait",
         )
     return merged
+
+
+def _works(target: Target) -> bool:
+    """Whether the models encode anything at all."""
+    try:
+        for encoder in target.encoders.values():
+            encoder.encode_documents(["word"])
+    except Exception as error:  # whatever a model raises
+        log.warning("%s encodes not even a word: %s", target.alias, error, extra={"action": "model_failed"})
+        return False
+    return True
 
 
 def _halves(target: Target, events: Sequence[Event]) -> list[Prepared]:

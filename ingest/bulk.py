@@ -8,6 +8,7 @@ version): such a request is halved until the culprit stands alone.
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from ..errors import (
     RequestTooLarge,
 )
 
-Status = Literal["written", "stale", "buried", "busy", "failed"]
+Status = Literal["written", "stale", "buried", "busy", "blocked", "failed"]
 
 MAX_BODY_BYTES = 5_000_000
 MAX_BODY_ITEMS = 500
@@ -38,6 +39,10 @@ _PARAMS = {
     "filter_path": "errors,items.*.status,items.*.error.type,items.*.error.reason,items.*.error.caused_by.reason",
 }
 _BUSY = frozenset({429, 502, 503, 504})
+# How the gate tells a request that was answered with status 500.
+_STUMBLED = re.compile(r": 500 ")
+# Seconds after which a block on one index is left to pass while others are served: a cut-over is shorter.
+_BLOCK_PATIENCE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an item: `busy` may be tried again, `failed` was, to no avail."""
+    """What became of an item: `busy` and `blocked` may be tried again, `failed` was, to no avail."""
 
     id: str
     status: Status
@@ -95,21 +100,22 @@ def write(
 ) -> list[Outcome]:
     """Write items of distinct ids; an outcome for each, in their order: written, stale, buried or failed.
 
-    Raises IndexMissing where there is no such alias, AccessDenied.
+    A `sleep` that gives a true answer was cut short, and nothing is tried again. Raises IndexMissing where there is no
+    such alias, AccessDenied.
     """
     lines, outcomes = _lines(items)
-    delays = (patience or Patience()).delays()
-    while lines:
-        found = _round(engine, alias, list(lines.values()))
+    slept = 0.0
+    for delay in (*(patience or Patience()).delays(), None):
+        found = _round(engine, alias, list(lines.values())) if lines else []
         outcomes |= {outcome.id: outcome for outcome in found}
-        lines = {outcome.id: lines[outcome.id] for outcome in found if outcome.status == "busy"}
-        delay = next(delays, None)
-        if lines and delay is None:
-            outcomes |= {id_: _given_up(outcomes[id_]) for id_ in lines}
+        again = ("busy",) if slept > _BLOCK_PATIENCE else ("busy", "blocked")
+        lines = {outcome.id: lines[outcome.id] for outcome in found if outcome.status in again}
+        if not lines or (delay is not None and sleep(delay)):
             break
-        if lines and delay is not None:
-            sleep(delay)
-    return [outcomes[item.id] for item in items]
+        slept += delay or 0.0
+    else:
+        outcomes |= {id_: _stumbled(outcomes[id_]) for id_ in lines}
+    return [_given_up(outcomes[item.id]) for item in items]
 
 
 def _lines(items: Sequence[Item]) -> tuple[dict[str, Line], dict[str, Outcome]]:
@@ -126,10 +132,13 @@ def _lines(items: Sequence[Item]) -> tuple[dict[str, Line], dict[str, Outcome]]:
     return lines, outcomes
 
 
-def _given_up(outcome: Outcome) -> Outcome:
+def _stumbled(outcome: Outcome) -> Outcome:
     # An engine that is merely busy says 429 or 503; one that answers 500 each time stumbles over the document.
-    status: Status = "buried" if outcome.reason.startswith("500 ") else "failed"
-    return Outcome(outcome.id, status, outcome.reason)
+    return Outcome(outcome.id, "buried", outcome.reason) if outcome.reason.startswith("500 ") else outcome
+
+
+def _given_up(outcome: Outcome) -> Outcome:
+    return Outcome(outcome.id, "failed", outcome.reason) if outcome.status in ("busy", "blocked") else outcome
 
 
 def _round(engine: Engine, alias: str, lines: Sequence[Line]) -> list[Outcome]:
@@ -168,11 +177,17 @@ def attempt(alias: str, lines: Sequence[Line]) -> Flow[list[Outcome]]:
         return [Outcome(line.id, "busy", str(error)) for line in lines]
     except (RequestTooLarge, RequestRejected) as error:
         if len(lines) == 1:
-            return [Outcome(lines[0].id, "buried", str(error))]
+            return [_refused(lines[0], error)]
         middle = len(lines) // 2
         first = yield from attempt(alias, lines[:middle])
         return first + (yield from attempt(alias, lines[middle:]))
     return _outcomes(alias, lines, response)
+
+
+def _refused(line: Line, error: Exception) -> Outcome:
+    """An engine that stumbles may be about to end, and its next life may take the document."""
+    stumbled = _STUMBLED.search(str(error))
+    return Outcome(line.id, "busy", f"500 {error}") if stumbled else Outcome(line.id, "buried", str(error))
 
 
 def _outcomes(alias: str, lines: Sequence[Line], response: Response) -> list[Outcome]:
@@ -196,6 +211,8 @@ def _outcome(alias: str, line: Line, answer: Mapping[str, Any]) -> Outcome:
         raise IndexMissing(f"there is no index {alias!r}: {detail}", hint="create it with `knnex create SPEC`")
     if status == 403 and kind != "cluster_block_exception":
         raise AccessDenied(f"writing to {alias!r}: {detail}", hint="use credentials that may write to it")
-    if status in _BUSY or status in (403, 500):
+    if kind in ("cluster_block_exception", "index_closed_exception"):
+        return Outcome(line.id, "blocked", f"{status} {detail}")
+    if status in _BUSY or status == 500:
         return Outcome(line.id, "busy", f"{status} {detail}")
     return Outcome(line.id, "buried", detail)

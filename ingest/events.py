@@ -49,7 +49,8 @@ class Refused:
 
     def __str__(self) -> str:
         names = [str(self.origin)] if self.origin else []
-        names += [f"id {self.id}"] if self.id else []
+        # What a terminal would obey, such as an escape sequence, is spelled out.
+        names += [f"id {self.id if self.id.isprintable() else repr(self.id)}"] if self.id else []
         return f"{', '.join(names)}: {self.reason}"
 
 
@@ -136,6 +137,7 @@ def accept(
         if not isinstance(document, Mapping):
             raise InputError(f"it is {type(document).__name__}, not an object")
         body = _plain(document, max_bytes)
+        _check_id(document.get(spec.id))
         identity = _id(spec, body)
         _check_names(spec, body)
         routing, version = _routing(spec, body), _version(spec, body)
@@ -147,7 +149,7 @@ def accept(
         return Event(spec.index, identity, op, body, version, routing)
     except InputError as error:
         named = document.get(spec.id) if isinstance(document, Mapping) else None
-        return Refused(origin, "" if named is None else str(named)[:80], str(error))
+        return Refused(origin, "" if named is None else _mended(str(named)[:80]), str(error))
 
 
 def _id(spec: Spec, document: Mapping[str, Any]) -> str:
@@ -161,6 +163,12 @@ def _id(spec: Spec, document: Mapping[str, Any]) -> str:
     if len(identity.encode()) > MAX_ID_BYTES:
         raise InputError(f"the id has {len(identity.encode())} bytes; at most {MAX_ID_BYTES} are allowed")
     return identity
+
+
+def _check_id(given: Any) -> None:
+    """Mending must not make one id of two."""
+    if isinstance(given, str) and _mended(given).count("\ufffd") > given.count("\ufffd"):
+        raise InputError(f"the id {given[:80]!r} holds a lone surrogate, which is no character")
 
 
 def _version(spec: Spec, document: Mapping[str, Any]) -> int | None:
@@ -219,7 +227,11 @@ def _plain(document: Mapping[str, Any], max_bytes: int) -> dict[str, Any]:
             raise error.__cause__ from None
         if "surrogates" not in str(error):
             raise InputError(f"it has no JSON form: {error.__cause__ or error}") from None
-        return _plain(_mended(document), max_bytes)
+        try:
+            mended = _mended(document)
+        except RecursionError:
+            raise InputError("it is nested too deeply") from None
+        return _plain(mended, max_bytes)
     if len(payload) > max_bytes:
         raise InputError(f"it has {len(payload):,} bytes; at most {max_bytes:,} are allowed")
     plain: dict[str, Any] = orjson.loads(payload)

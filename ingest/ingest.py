@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -29,6 +30,7 @@ WINDOW_BYTES = 8_000_000
 # Windows asked for in the index at once: each asking needs a refresh.
 CHECK_AT_ONCE = 20
 MOST_WAITING = 20_000
+MOST_WAITING_BYTES = 256_000_000
 
 
 def ingest(
@@ -46,28 +48,38 @@ def ingest(
     """Send documents through the log, wait until workers have written them, and check that against the index.
 
     `documents` are dicts, or what `read_files` yields. `ring` wakes a worker; it may fail, workers also look by
-    themselves. At most `most_waiting` events wait in the log before the reading pauses. Memory stays bounded.
+    themselves. At most `most_waiting` events, or 256 MB, wait in the log before the reading pauses. Memory stays
+    bounded. A log or an engine that is started again meanwhile is waited for, four times `patience` at most.
 
-    Raises LogUnavailable, and IngestIncomplete when for `patience` seconds nothing moves and no worker lives (what was
-    accepted then stays in the log, and goes in when one runs), or when documents are not in the index in the end.
+    Raises LogUnavailable, EngineError, and IngestIncomplete when for `patience` seconds nothing moves and no worker
+    lives (what was accepted then stays in the log, and goes in when one runs), or when documents are not in the index
+    in the end.
     """
     log.check()
     tally = Tally(engine, spec, progress, _length(documents))
     waiting = Waiting(log, spec.index, tally, patience)
     unchecked: list[Window] = []
     for events in cut(tally.accept(documents, op), WINDOW, WINDOW_BYTES):
-        positions = log.append(events)
+        positions = waiting.steadily(partial(log.append, events))
         stamped = [replace(event, position=at) for event, at in zip(events, positions, strict=True)]
-        unchecked.append(Window.of(stamped))
+        unchecked.append(Window.of(stamped, sum(_weight(event.document) for event in events)))
         _ring(ring)
-        backlog = waiting.until(lambda backlog: backlog.total <= most_waiting)
-        _check_passed(log, tally, unchecked, backlog.low_water, CHECK_AT_ONCE)
+        backlog = waiting.until(
+            lambda backlog: (
+                backlog.total <= most_waiting and _waiting_bytes(unchecked, backlog.low_water) <= MOST_WAITING_BYTES
+            )
+        )
+        waiting.steadily(partial(_check_passed, log, tally, unchecked, backlog.low_water, CHECK_AT_ONCE))
     if unchecked:
         last = unchecked[-1].last
         waiting.until(lambda backlog: passed(last, backlog.low_water))
-        _check_passed(log, tally, unchecked, None, 1)
+        waiting.steadily(partial(_check_passed, log, tally, unchecked, None, 1))
     tally.show()
     return tally.report()
+
+
+def _waiting_bytes(windows: Sequence[Window], low_water: str | None) -> int:
+    return sum(window.size for window in windows if not passed(window.last, low_water))
 
 
 def _check_passed(log: EventLog, tally: Tally, unchecked: list[Window], low_water: str | None, at_least: int) -> None:

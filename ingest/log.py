@@ -112,12 +112,24 @@ class EventLog(Protocol):
         """Note that this event is being tried alone; how often it has been, this time included."""
         ...
 
+    def acquit(self, index: str, position: str) -> None:
+        """Note that this event, tried alone, did no harm."""
+        ...
+
     def pause(self, index: str, reason: str | None) -> None:
         """Record why no worker works on an index, or with None that it goes on."""
         ...
 
     def paused(self, index: str) -> str | None:
         """Why no worker works on an index."""
+        ...
+
+    def rest(self, index: str, reason: str, seconds: float) -> bool:
+        """Record for `seconds` why an index has to wait, until something of it is settled; whether that is news."""
+        ...
+
+    def resting(self, index: str) -> str | None:
+        """Why an index has to wait for its engine."""
         ...
 
     def announce(self, worker: str, facts: Mapping[str, Any], ttl: float) -> None:

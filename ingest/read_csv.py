@@ -38,7 +38,7 @@ def _documents(rows: Any, name: str, spec: Spec) -> Iterator[tuple[Origin, dict[
     except csv.Error as error:
         yield Refused(Origin(name, 1), "", f"the header cannot be read: {error}")
         return
-    problem = _header_problem(header)
+    problem = _header_problem(header, spec)
     if problem:
         yield Refused(Origin(name, 1), "", problem)
         return
@@ -50,19 +50,34 @@ def _documents(rows: Any, name: str, spec: Spec) -> Iterator[tuple[Origin, dict[
         except StopIteration:
             return
         except csv.Error as error:
-            yield Refused(origin, "", f"not CSV: {error}")
+            unclosed = "; a quote is opened here and never closed" if "end of data" in str(error) else ""
+            yield Refused(origin, "", f"not CSV: {error}{unclosed}")
             continue
         if row:
             yield _document(origin, header, parsers, row)
 
 
-def _header_problem(header: list[str]) -> str:
+def _header_problem(header: list[str], spec: Spec) -> str:
     if not header:
         return "the file is empty; the first line must name the columns"
+    if any(not _is_utf8(column) for column in header):
+        return "the header is not UTF-8: save the file with that encoding"
     twice = sorted({column for column in header if header.count(column) > 1})
     if twice:
         return f"the header names {', '.join(map(repr, twice))} more than once"
-    return "the header has a column without a name" if "" in header else ""
+    if "" in header:
+        return "the header has a column without a name"
+    if spec.id not in header:
+        return f"the header has no column {spec.id!r}, the id; it names {', '.join(map(repr, header))[:200]}"
+    return ""
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # undecodable bytes were read as surrogates
+        return False
+    return True
 
 
 def _document(
@@ -74,11 +89,10 @@ def _document(
     for column, parse, cell in zip(header, parsers, row, strict=True):
         if cell == "":
             continue
-        try:
-            cell.encode()
-            document[column] = parse(cell)
-        except UnicodeEncodeError:
+        if not _is_utf8(cell):
             return Refused(origin, "", f"column {column!r} is not UTF-8")
+        try:
+            document[column] = parse(cell)
         except ValueError as error:
             return Refused(origin, "", f"column {column!r}: {error}")
     return origin, document

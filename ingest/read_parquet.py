@@ -26,15 +26,40 @@ def parquet_documents(path: str) -> Iterator[tuple[Origin, dict[str, Any]] | Ref
         batches = file.iter_batches(batch_size=_ROWS)
         while True:
             try:
-                rows = next(batches).to_pylist()
+                batch = next(batches)
             except StopIteration:
                 return
             except (pa.ArrowException, OSError) as error:
                 yield Refused(Origin(path, number + 1, "row"), "", f"the file is damaged from here on: {error}")
                 return
-            for row in rows:
+            for row in _rows(batch):
                 number += 1
-                yield Origin(path, number, "row"), {key: value for key, value in row.items() if value is not None}
+                origin = Origin(path, number, "row")
+                if isinstance(row, Exception):
+                    yield Refused(origin, "", f"a value cannot be read: {row}")
+                else:
+                    yield origin, {key: value for key, value in row.items() if value is not None}
+
+
+def _rows(batch: Any) -> list[dict[str, Any] | Exception]:
+    """The rows of a batch; one by one where a value of it has no form in Python, such as a date of the year 90 000."""
+    try:
+        rows: list[dict[str, Any] | Exception] = _without_nanoseconds(batch).to_pylist(maps_as_pydicts="strict")
+    except (ArithmeticError, LookupError, ValueError) as error:
+        return [error] if len(batch) == 1 else [row for at in range(len(batch)) for row in _rows(batch.slice(at, 1))]
+    return rows
+
+
+def _without_nanoseconds(batch: Any) -> Any:
+    """Times in nanoseconds, which Python's own cannot hold, as ISO 8601, which engines read."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for at, field in enumerate(batch.schema):
+        if field.type in (pa.time64("ns"), pa.timestamp("ns", getattr(field.type, "tz", None))):
+            text = pc.replace_substring(batch.column(at).cast(pa.string()), " ", "T")
+            batch = batch.set_column(at, field.name, text)
+    return batch
 
 
 def _open(path: str) -> Any:
@@ -44,8 +69,13 @@ def _open(path: str) -> Any:
     except ImportError:
         raise InputError(f"reading {path} needs pyarrow", hint="pip install 'knnex[parquet]'") from None
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path} is no Parquet file: {error}", hint="write it again, or convert it to NDJSON"
         ) from None
+    names = file.schema_arrow.names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        file.close()
+        raise InputError(f"{path} names {', '.join(map(repr, twice))} more than once", hint="rename the columns")
+    return file

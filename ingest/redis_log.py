@@ -23,6 +23,11 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 GROUP = "workers"
+# Documents may have megabytes each: events are read so many at a time until a batch has that many bytes.
+BATCH_BYTES = 32_000_000
+_LOOK = 32
+
+Entry = tuple[str, dict[bytes, bytes], int]
 _INDEXES = "knnex:indexes"
 
 
@@ -45,21 +50,33 @@ class RedisLog(RedisNotes):
             places.setdefault(event.index, []).append(place)
         positions = [""] * len(events)
         for index, mine in places.items():
+            found = self._append(index, [dump(events[place]) for place in mine])
+            for place, position in zip(mine, found, strict=True):
+                positions[place] = position
+        return positions
+
+    def _append(self, index: str, payloads: Sequence[bytes]) -> list[str]:
+        while True:
             self._ensure(index)
             with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
-                for place in mine:
-                    pipeline.xadd(key_of(index, "events"), {"event": dump(events[place])})
-                for place, position in zip(mine, pipeline.execute(), strict=True):
-                    positions[place] = text_in(position)
-        return positions
+                for payload in payloads:
+                    # A stream made here would have no group, and no worker would know of it.
+                    pipeline.xadd(key_of(index, "events"), {"event": payload}, nomkstream=True)
+                found = pipeline.execute()
+            if None not in found:
+                return [text_in(position) for position in found]
+            self._known.discard(index)  # somebody dropped the index since
 
     def take(self, index: str, consumer: str, count: int, lease: float) -> list[Delivered]:
         """Up to `count` events: those of silent workers first, then new ones."""
-        entries = self._with_group(index, lambda: self._reclaim(index, consumer, count, lease))
-        taken = [(position, fields, times) for position, fields, times in entries]
-        if len(taken) < count:
-            fresh = self._with_group(index, lambda: self._read(index, consumer, count - len(taken)))
-            taken += [(position, fields, 1) for position, fields in fresh]
+        ripe = self._with_group(index, lambda: self._ripe(index, count, lease))
+        taken = _in_looks(len(ripe), lambda start, end: self._reclaim(index, consumer, ripe[start:end], lease))
+        taken += self._with_group(
+            index,
+            lambda: _in_looks(
+                count - len(taken), lambda start, end: self._read(index, consumer, end - start), _size(taken)
+            ),
+        )
         delivered = []
         for position, fields, times in taken:
             try:
@@ -68,22 +85,23 @@ class RedisLog(RedisNotes):
                 self.settle(index, [position], [Buried(position, None, f"unreadable event: {error}", times)])
         return delivered
 
-    def _read(self, index: str, consumer: str, count: int) -> list[tuple[str, dict[bytes, bytes]]]:
+    def _read(self, index: str, consumer: str, count: int) -> list[Entry]:
         with self.talking():
             answer = self.redis.xreadgroup(GROUP, consumer, {key_of(index, "events"): ">"}, count=count)
         streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer or ()]
-        return [(text_in(position), fields) for entries in streams for position, fields in entries]
+        return [(text_in(position), fields, 1) for entries in streams for position, fields in entries]
 
-    def _reclaim(
-        self, index: str, consumer: str, count: int, lease: float
-    ) -> list[tuple[str, dict[bytes, bytes], int]]:
-        key, idle = key_of(index, "events"), int(lease * 1000)
+    def _ripe(self, index: str, count: int, lease: float) -> list[tuple[str, int]]:
+        """Events whose worker is silent, and how often they will have been delivered."""
         with self.talking():
-            ripe = self.redis.xpending_range(key, GROUP, "-", "+", count, idle=idle)
-            if not ripe:
-                return []
-            times = {text_in(one["message_id"]): int(one["times_delivered"]) + 1 for one in ripe}
-            claimed = self.redis.xclaim(key, GROUP, consumer, idle, list(times))
+            key, idle = key_of(index, "events"), int(lease * 1000)
+            found = self.redis.xpending_range(key, GROUP, "-", "+", count, idle=idle)
+        return [(text_in(one["message_id"]), int(one["times_delivered"]) + 1) for one in found]
+
+    def _reclaim(self, index: str, consumer: str, ripe: Sequence[tuple[str, int]], lease: float) -> list[Entry]:
+        times = dict(ripe)
+        with self.talking():
+            claimed = self.redis.xclaim(key_of(index, "events"), GROUP, consumer, int(lease * 1000), list(times))
             found = [(text_in(position), fields, times[text_in(position)]) for position, fields in claimed if position]
             if len(found) < len(times):
                 self._note_lost(index, set(times) - {position for position, _, _ in found})
@@ -147,11 +165,12 @@ class RedisLog(RedisNotes):
                 pipeline.xack(key, GROUP, *positions)
                 pipeline.xdel(key, *positions)
                 pipeline.hdel(key_of(index, "suspects"), *positions)
+                pipeline.delete(key_of(index, "resting"))
             for one in buried:
                 stamped = replace(one, buried_at=one.buried_at or time.time())
                 pipeline.hset(key_of(index, "buried"), one.position, dump_buried(stamped))
                 pipeline.zadd(key_of(index, "burials"), {one.position: stamped.buried_at}, nx=True)
-            for name, more in {**(counts or {}), **({"buried": len(buried)} if buried else {})}.items():
+            for name, more in (counts or {}).items():
                 if more:
                     pipeline.hincrby(key_of(index, "counts"), name, more)
             pipeline.execute()
@@ -183,10 +202,11 @@ class RedisLog(RedisNotes):
 
     def forget(self, index: str) -> None:
         """Drop all that the log holds of an index: for one that is gone."""
-        names = ("events", "counts", "suspects", "buried", "burials", "paused")
+        names = ("events", "counts", "suspects", "buried", "burials", "paused", "resting")
         with self.talking():
-            self.redis.delete(*(key_of(index, name) for name in names))
+            # In the order opposite to that of `_ensure`, so that no stream is left of which nobody knows.
             self.redis.srem(_INDEXES, index)
+            self.redis.delete(*(key_of(index, name) for name in names))
         self._known.discard(index)
 
     def _ensure(self, index: str) -> None:
@@ -203,16 +223,34 @@ class RedisLog(RedisNotes):
             self.redis.sadd(_INDEXES, index)
         self._known.add(index)
 
-    def _with_group(self, index: str, ask: Callable[[], T]) -> T:
-        """Ask, and once more where the group is not there yet, or no more."""
+    def _with_group(self, index: str, ask: Callable[[], list[T]]) -> list[T]:
+        """Ask, and once more where somebody destroyed the group; of an index that was dropped there is nothing."""
         try:
             return ask()
         except LogUnavailable as error:
             if "NOGROUP" not in str(error):
                 raise
         self._known.discard(index)
+        with self.talking():
+            if not self.redis.exists(key_of(index, "events")):
+                return []
         self._ensure(index)
         return ask()
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    return sum(len(value) for _, fields, _ in entries for value in fields.values())
+
+
+def _in_looks(count: int, look: Callable[[int, int], list[Entry]], size: int = 0) -> list[Entry]:
+    """Up to `count` entries, as long as they and `size` are below BATCH_BYTES; `look` is told where from and to."""
+    taken: list[Entry] = []
+    for start in range(0, count, _LOOK):
+        found = look(start, min(start + _LOOK, count)) if size + _size(taken) < BATCH_BYTES else []
+        taken += found
+        if not found:
+            break
+    return taken
 
 
 def _order(position: str) -> tuple[int, int]:

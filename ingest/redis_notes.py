@@ -35,6 +35,11 @@ class RedisNotes(RedisLink):
             values = self.redis.hmget(key_of(index, "buried"), list(positions))
         return {at: load_buried(at, value) for at, value in zip(positions, values, strict=True) if value}
 
+    def burials(self, index: str) -> list[str]:
+        """The positions of all that is buried, in the order of their burial."""
+        with self.talking():
+            return [text_in(position) for position in self.redis.zrange(key_of(index, "burials"), 0, -1)]
+
     def retry_buried(self, index: str, positions: Sequence[str]) -> int:
         """Append buried events again, under the version they had; how many."""
         found = self.find_buried(index, positions)
@@ -58,17 +63,23 @@ class RedisNotes(RedisLink):
     def _unbury(self, pipeline: Any, index: str, position: str) -> None:
         pipeline.hdel(key_of(index, "buried"), position)
         pipeline.zrem(key_of(index, "burials"), position)
-        pipeline.hincrby(key_of(index, "counts"), "buried", -1)
 
     def counts(self, index: str) -> dict[str, int]:
-        """The counters of an index."""
-        with self.talking():
-            return {text_in(name): int(value) for name, value in self.redis.hgetall(key_of(index, "counts")).items()}
+        """The counters of an index; the buried are counted as they lie there."""
+        with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
+            counters, buried = pipeline.hgetall(key_of(index, "counts")).zcard(key_of(index, "burials")).execute()
+        counts = {text_in(name): int(value) for name, value in counters.items()}
+        return counts | ({"buried": int(buried)} if buried else {})
 
     def blame(self, index: str, position: str) -> int:
         """Count one more attempt at an event alone."""
         with self.talking():
             return int(self.redis.hincrby(key_of(index, "suspects"), position, 1))
+
+    def acquit(self, index: str, position: str) -> None:
+        """Forget the attempts at an event alone."""
+        with self.talking():
+            self.redis.hdel(key_of(index, "suspects"), position)
 
     def pause(self, index: str, reason: str | None) -> None:
         """Record why nothing is done about an index, or that it goes on."""
@@ -82,6 +93,18 @@ class RedisNotes(RedisLink):
         """Why nothing is done about an index."""
         with self.talking():
             reason = self.redis.get(key_of(index, "paused"))
+        return None if reason is None else text_in(reason)
+
+    def rest(self, index: str, reason: str, seconds: float) -> bool:
+        """Record for a while why an index has to wait; whether that is news."""
+        with self.talking():
+            before = self.redis.set(key_of(index, "resting"), reason, px=max(1, int(seconds * 1000)), get=True)
+        return before is None or text_in(before) != reason
+
+    def resting(self, index: str) -> str | None:
+        """Why an index has to wait."""
+        with self.talking():
+            reason = self.redis.get(key_of(index, "resting"))
         return None if reason is None else text_in(reason)
 
     def announce(self, worker: str, facts: Mapping[str, Any], ttl: float) -> None:

@@ -23,17 +23,21 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass
 class Window:
-    """Accepted events until the index was seen to hold them: by id the newest version, how many, and the position."""
+    """Accepted events until the index was seen to hold them: by id the newest version, how many, and the position.
+
+    `size` is roughly their bytes.
+    """
 
     versions: dict[str, int]
     times: dict[str, int]
     positions: dict[str, str]
     last: str | None
+    size: int = 0
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> Window:
+    def of(cls, events: Sequence[Event], size: int = 0) -> Window:
         """The window of events that have a version or a position."""
-        window = cls({}, {}, {}, events[-1].position)
+        window = cls({}, {}, {}, events[-1].position, size)
         for event in events:
             window.times[event.id] = window.times.get(event.id, 0) + 1
             if event.order > window.versions.get(event.id, 0):
@@ -84,9 +88,13 @@ class Tally:
         if not windows:
             return
         found = self.engine.run(lacking(self.spec.index, [window.versions for window in windows]))
-        for window, absent in zip(windows, found, strict=True):
+        # Everything is asked before anything is counted: the asking may fail, and is then done again.
+        graves = [
+            buried([window.positions[id_] for id_ in absent]) if absent else {}
+            for window, absent in zip(windows, found, strict=True)
+        ]
+        for window, absent, reasons in zip(windows, found, graves, strict=True):
             self.in_index += sum(times for id_, times in window.times.items() if id_ not in absent)
-            reasons = buried([window.positions[id_] for id_ in absent]) if absent else {}
             for id_ in sorted(absent):
                 reason = reasons.get(window.positions[id_] or id_)
                 if reason is None:

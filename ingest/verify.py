@@ -33,7 +33,8 @@ def _versions(index: str, ids: Sequence[str]) -> Flow[dict[str, int]]:
         "docvalue_fields": [_VERSION],
         "track_total_hits": False,
     }
-    params = {"filter_path": "hits.hits._id,hits.hits.fields"}
+    # A shard that is not there, such as just after a restart, must not pass for documents that are not.
+    params = {"filter_path": "hits.hits._id,hits.hits.fields", "allow_partial_search_results": "false"}
     response = yield Request("POST", path_of(index, "_search"), params, body)
     hits = response.body.get("hits", {}).get("hits", [])
     # An id may lie in two shards under two routings; the newer one counts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .apply import Stored, create, differing, drop, find, load, version_name
+from .apply import Stored, check_name, create, differing, drop, find, load, version_name
 from .compile import ALIVE, META, Resolved, index_body
 from .parse import dump_yaml, load_spec
 from .spec import (
@@ -31,6 +31,7 @@ __all__ = [
     "SourceField",
     "Spec",
     "Stored",
+    "check_name",
     "create",
     "differing",
     "drop",

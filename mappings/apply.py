@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import ValidationError
 
 from ..engines import Dialect, Flow, Request, path_of
 from ..errors import IndexMissing, RequestRejected, SpecMismatch, UnsupportedByEngine
@@ -12,6 +15,8 @@ from .compile import ALIVE, META, Resolved, index_body
 from .spec import Spec
 
 _MISSING = frozenset({404})
+# Of one index: engines take a list, a pattern, an exclusion and a date for the names of several.
+_ONE_NAME = re.compile(r"[^\s*,?<>|\"\\/#_+-][^\s*,?<>|\"\\/#]*")
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,19 @@ def _put(index: str, body: Mapping[str, Any], dialect: Dialect) -> Flow[bool]:
     return True
 
 
+def check_name(name: object) -> str:
+    """The name, if it can be that of one index: a pattern would mean others too. Raises IndexMissing."""
+    if not isinstance(name, str) or not _ONE_NAME.fullmatch(name):
+        raise IndexMissing(f"{name!r:.80} is no name of an index", hint="name one index, as its spec does")
+    return name
+
+
 def find(alias: str) -> Flow[Stored | None]:
-    """What the cluster holds under `alias`, or None. Raises SpecMismatch for an index that is not ours."""
+    """What the cluster holds under `alias`, or None.
+
+    Raises IndexMissing for what is no name, and SpecMismatch for an index that is not ours, or cannot be read.
+    """
+    check_name(alias)
     response = yield Request("GET", path_of(alias, "_mapping"), allow=_MISSING)
     if response.status == 404:
         return None
@@ -77,8 +93,15 @@ def find(alias: str) -> Flow[Stored | None]:
         raise SpecMismatch(
             f"{alias!r} is an index that knnex did not make", hint="choose another name for `index` in the spec"
         )
-    resolved = {name: Resolved(one["dims"], one["fingerprint"]) for name, one in meta["embeddings"].items()}
-    return Stored(index, Spec.model_validate(_in_order(meta["spec"], meta.get("order", ()))), resolved)
+    try:
+        resolved = {name: Resolved(one["dims"], one["fingerprint"]) for name, one in meta["embeddings"].items()}
+        return Stored(index, Spec.model_validate(_in_order(meta["spec"], meta.get("order", ()))), resolved)
+    except (ValidationError, KeyError, TypeError, AttributeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise SpecMismatch(
+            f"the spec that {index!r} holds cannot be read: {reason}",
+            hint=f"use the version of knnex that made it, or delete it (DELETE /{index}) and fill it again",
+        ) from None
 
 
 def _in_order(spec: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

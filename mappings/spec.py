@@ -117,7 +117,7 @@ class Spec(Model):
 
     index: str
     # The field whose value is a document's id.
-    id: str = "id"
+    id: str = Field(default="id", min_length=1)
     # The field with the producer's own monotone version (1 to 2^62); absent, the log's order decides.
     version: str | None = None
     fields: dict[str, SourceField]
@@ -136,11 +136,7 @@ class Spec(Model):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Spec:
-        taken = [("embedding", name) for name in self.embeddings]
-        taken += [("join", name) for name, join in self.joins.items() if join.kind == "nested"]
-        for kind, name in taken:
-            if name in self.fields:
-                raise ValueError(f"{kind} {name!r} has the name of a field")
+        self._names_differ()
         for name, embedding in self.embeddings.items():
             for field in embedding.source_fields:
                 if field.split(".")[0] not in self.fields and field != self.id:
@@ -149,6 +145,23 @@ class Spec(Model):
             if isinstance(join, LookupJoin) and join.field.split(".")[0] not in self.fields:
                 raise ValueError(f"join {name!r}: field names {join.field!r}, which is no field")
         return self
+
+    def _names_differ(self) -> None:
+        """Each name of the mapping is one thing; a document's own key never gives way to a vector."""
+        owner = {PROVENANCE: "what knnex keeps"}
+        named = [("field", name) for name in self.fields]
+        named += [("embedding", name) for name in self.embeddings]
+        named += [("join", name) for name, join in self.joins.items() if join.kind == "nested"]
+        fields = {join.field for join in self.parents().values()}
+        named += [("join field", name) for name in fields if getattr(self.fields.get(name), "type", "") != "join"]
+        for kind, name in named:
+            if not name:
+                raise ValueError(f"a name is empty; give the {kind} one")
+            if kind != "field" and name in (self.id, self.version):
+                raise ValueError(f"{kind} {name!r} has the name of the document's id or version")
+            if name in owner:
+                raise ValueError(f"{kind} {name!r} has the name of {owner[name]}")
+            owner[name] = f"{'an' if kind == 'embedding' else 'a'} {kind}"
 
     def parents(self) -> dict[str, ParentJoin]:
         """The parent/child joins by the name of the parent."""

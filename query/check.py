@@ -45,13 +45,9 @@ def check(query: Query, stored: Stored) -> None:
     for name in query.selected or ():
         if name in stored.spec.embeddings:
             raise QueryError(f"{name} is an embedding: hits do not carry vectors", hint="leave it out of select()")
-        if name != stored.spec.id:
-            names.field(name, _nested_of(names, name))
-
-
-def _nested_of(names: Names, name: str) -> str | None:
-    head = name.split(".")[0]
-    return head if head in names.spec.joins and names.spec.joins[head].kind == "nested" else None
+        if name != stored.spec.id and not names.is_nested(name):
+            head = name.split(".")[0]
+            names.field(name, head if names.is_nested(head) else None)
 
 
 def words_of(query: Query) -> str | None:
@@ -193,6 +189,8 @@ def _check_examples(query: Query) -> None:
         )
     for example in examples:
         check_text(example.text if isinstance(example, Text) else example, "an example")
+    if examples and not any(isinstance(part, Semantic) for part in query.parts):
+        raise QueryError("like() and unlike() compare vectors, and no part does", hint="add .semantic('EMBEDDING')")
     given = query.text is not None or any(isinstance(part, Semantic) and part.vector for part in query.parts)
     if query.disliked and not query.liked and not given:
         raise QueryError("unlike() alone has no direction", hint="give a text, or what is liked: .like('ID')")

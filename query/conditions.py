@@ -10,7 +10,7 @@ from .fields import F
 from .nodes import Filter
 from .query import Query
 
-_CONDITION = re.compile(r"\s*([\w.@-]+?)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"\s*([\w.@-]+?)\s*(!=|>=|<=|==?|>|<)\s*(.*?)\s*", re.DOTALL)
 _WHOLE = {"byte", "short", "integer", "long", "unsigned_long"}
 _REAL = {"half_float", "float", "double", "scaled_float"}
 
@@ -23,7 +23,7 @@ def where(query: Query, condition: str, spec: Spec) -> Query:
     found = _CONDITION.fullmatch(condition)
     if not found or not found[3]:
         raise QueryError(f"{condition!r} is no condition", hint="write FIELD=VALUE; = != < <= > >= are known")
-    name, operator, value = found.groups()
+    name, operator, value = found[1], found[2].replace("==", "="), found[3]
     head, _, tail = name.partition(".")
     join = spec.joins.get(head) if tail and head not in spec.fields else None
     if join is None:

@@ -106,6 +106,8 @@ class Fields:
         return Field(name)
 
     def __getitem__(self, name: str) -> Field:
+        if not isinstance(name, str):
+            raise QueryError(f"F[{name!r:.80}] is no field", hint="write F['NAME']")
         return Field(name)
 
     def __repr__(self) -> str:

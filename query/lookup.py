@@ -12,10 +12,10 @@ from ..mappings import PROVENANCE, LookupJoin, Stored, load
 from .answers import answered
 from .compile import Page, compiler_for
 from .hits import Hit
-from .names import TEXT, Names
+from .names import DATE, TEXT, Known, Names
 from .nodes import Everything, Filter, Ids, Lookup, Nothing, Terms, both
 from .resolve import Resolver
-from .values import MAX_TERMS
+from .values import MAX_TERMS, plain, reachable
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -88,6 +88,7 @@ def _shown(plan: Plan, lookup: Lookup, join: LookupJoin) -> Filter | None:
 def keys(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[tuple[Side, Filter]]:
     """The other side, and the filter that its keys make here. Raises QueryError for more than 65,536 keys."""
     side = yield from _side(plan, lookup, join)
+    known = Names.of(plan.stored.spec).field(lookup.field)
     found: list[Any] = []
     after: Any = None
     while True:
@@ -102,7 +103,16 @@ def keys(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[tuple[Side, Filte
                 + (f", or declare {join.key!r} as a keyword field of {side.alias!r}" if side.by_id else ""),
             )
         if after is None:
-            return side, Terms(lookup.field, tuple(sorted(found, key=str))) if found else Nothing()
+            held = sorted((one for one in found if _held(one, known)), key=str)
+            return side, Terms(lookup.field, tuple(held)) if held else Nothing()
+
+
+def _held(key: Any, known: Known) -> bool:
+    """Whether the foreign key's field can hold that key: a number leads to no document whose id is a word."""
+    try:
+        return reachable(plain(key, known), known)
+    except QueryError:
+        return False
 
 
 def _side(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[Side]:
@@ -115,8 +125,10 @@ def _side(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[Side]:
     side = Side(stored, join, given)
     if not side.by_id:
         known = Names.of(stored.spec).field(join.key)
-        if known.type in TEXT:
-            raise QueryError(f"the key {join.key} of {side.alias!r} is a text", hint="declare it as a keyword")
+        if known.type in TEXT or known.type in DATE or known.type == "boolean":
+            raise QueryError(
+                f"the key {join.key} of {side.alias!r} is of type {known.type}", hint="declare it as a keyword"
+            )
     return side
 
 

@@ -59,6 +59,10 @@ class Names:
         """Whether a field has that name."""
         return name in self._fields
 
+    def is_nested(self, name: str) -> bool:
+        """Whether a nested join has that name."""
+        return isinstance(self.spec.joins.get(name), NestedJoin)
+
     def embedding(self, name: str) -> str:
         """The name, when it is an embedding's. Raises UnknownField."""
         return self._one_of("embedding", name, self.spec.embeddings)

@@ -228,7 +228,8 @@ def _with_parts(query: Query, stored: Stored) -> Query:
         return query
     if not stored.spec.embeddings:
         raise QueryError(
-            f"index {stored.spec.index!r} has no embedding to rank by", hint="rank by words: .lexical('FIELD')"
+            f"index {stored.spec.index!r} has no embedding to rank by",
+            hint="rank by words: .lexical('FIELD'), or --lexical FIELD",
         )
     return replace(query, parts=tuple(Semantic(name) for name in stored.spec.embeddings))
 

@@ -81,6 +81,7 @@ class Query:
         `candidates` how many each shard looks at (default 100, or twice k). `min_similarity` leaves out what is
         farther, in the metric's units: cosine or dot product at least, l2 distance at most. `weight` counts in `fuse`.
         """
+        _named((embedding,), "semantic")
         part = Semantic(embedding, text, _floats(vector), weight, k, candidates, min_similarity)
         return replace(self, parts=(*self.parts, part))
 
@@ -150,11 +151,11 @@ class Query:
 
     def select(self, *fields: str) -> Self:
         """Return only these fields; none of them for no argument. Vectors are never returned."""
-        return replace(self, selected=fields)
+        return replace(self, selected=_named(fields, "select"))
 
     def highlight(self, *fields: str) -> Self:
         """Mark the words of the text in these fields, as `hit.highlights`."""
-        return replace(self, highlighted=(*self.highlighted, *fields))
+        return replace(self, highlighted=(*self.highlighted, *_named(fields, "highlight")))
 
     def passages(self, count: int) -> Self:
         """Return at most so many of a document's chunks (default 3, at most 100; 0 for none), best first."""
@@ -168,6 +169,13 @@ def _floats(vector: Sequence[float] | None) -> tuple[float, ...] | None:
         return tuple(float(value) for value in vector)
     except (TypeError, ValueError):
         raise QueryError(f"vector is no list of numbers: {vector!r:.80}", hint="give dims floats") from None
+
+
+def _named(names: tuple[str, ...], method: str) -> tuple[str, ...]:
+    for one in names:
+        if not isinstance(one, str):
+            raise QueryError(f"{one!r:.80} is no name for {method}()", hint=f"write .{method}('title')")
+    return names
 
 
 def _as_filter(given: Any) -> Filter:

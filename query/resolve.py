@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import singledispatchmethod
+from typing import Any
 
 import orjson
 
@@ -28,7 +29,7 @@ from .nodes import (
     Term,
     Terms,
 )
-from .values import MAX_TERMS, beyond, check_unicode, plain, reachable
+from .values import MAX_IDS, MAX_TERMS, beyond, check_unicode, plain, reachable
 
 # Elasticsearch refuses 30 levels; one is the clause that carries the filter, and a join adds one of its own.
 MAX_DEPTH = 26
@@ -80,6 +81,11 @@ class Resolver:
         return given
 
     def _field(self, name: str) -> Known:
+        if self._is_id(name):
+            raise QueryError(
+                f"{name} is the document's id: it is only compared by == and isin()",
+                hint=f"declare {name!r} as a keyword field for more",
+            )
         known = self.names.field(name, self._nested)
         if known.nested is not None and self._nested is None:
             raise QueryError(
@@ -89,7 +95,21 @@ class Resolver:
         return known
 
     def _is_id(self, name: str) -> bool:
+        """Whether the document's id is meant, which is no field, and which objects inside it have not."""
+        if self._nested is not None:
+            return False
         return name == "_id" or (name == self.names.spec.id and not self.names.has(name))
+
+    def _ids(self, name: str, values: tuple[Any, ...]) -> Filter:
+        if len(values) > MAX_IDS:
+            raise QueryError(
+                f"{name} is compared with {len(values):,} ids; engines take {MAX_IDS:,}",
+                hint=f"ask in several queries, or declare {name!r} as a keyword field",
+            )
+        ids = tuple(map(str, values))
+        for one in ids:
+            check_unicode(one, f"the value for {name}")
+        return Ids(ids) if ids else Nothing()
 
     def _exact(self, name: str) -> Known:
         known = self._field(name)
@@ -103,7 +123,7 @@ class Resolver:
     @_one.register
     def _(self, given: Term) -> Filter:
         if self._is_id(given.field):
-            return Ids((str(given.value),))
+            return self._ids(given.field, (given.value,))
         known = self._exact(given.field)
         value = plain(given.value, known)
         return Term(known.name, value) if reachable(value, known) else Nothing()
@@ -111,7 +131,7 @@ class Resolver:
     @_one.register
     def _(self, given: Terms) -> Filter:
         if self._is_id(given.field):
-            return Ids(tuple(map(str, given.values))) if given.values else Nothing()
+            return self._ids(given.field, given.values)
         known = self._exact(given.field)
         if len(given.values) > MAX_TERMS:
             raise QueryError(

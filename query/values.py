@@ -15,6 +15,8 @@ from .names import DATE, FLOATS, INTEGERS, KEYWORD, TEXT, Known
 
 #: The most values one Terms may have, on both engines (`index.max_terms_count`).
 MAX_TERMS = 65_536
+#: The most ids one Ids may have, on Elasticsearch (`index.max_result_window`).
+MAX_IDS = 10_000
 # Lucene holds no longer term, so no document can have one.
 _MAX_TERM_BYTES = 32_766
 
@@ -63,7 +65,7 @@ def _read(value: Any, known: Known) -> Any:
     if not isinstance(value, str):
         return value
     if known.type == "boolean":
-        return {"true": True, "false": False}.get(value, value)
+        return {"true": True, "false": False}.get(value.lower(), value)
     if known.type in INTEGERS or known.type in FLOATS:
         for kind in (int, float):
             try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import http.client
+import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import urlsplit
@@ -15,11 +16,19 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host
 
 
 @contextmanager
-def gate(upstream: str, *, allow: set[str] | None = None, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+def gate(
+    upstream: str, *, allow: set[str] | None = None, tls: ssl.SSLContext | None = None, port: int = 0
+) -> Iterator[str]:
     """The URL of a server that forwards to `upstream` what carries one of the `allow`ed Authorization headers."""
+
+    connections: list[socket.socket] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(self.connection)
 
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -47,7 +56,7 @@ def gate(upstream: str, *, allow: set[str] | None = None, tls: ssl.SSLContext | 
         def log_message(self, *_: object) -> None:
             """Quiet."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
@@ -57,6 +66,9 @@ def gate(upstream: str, *, allow: set[str] | None = None, tls: ssl.SSLContext | 
     finally:
         server.shutdown()
         server.server_close()
+        for connection in connections:
+            with suppress(OSError):  # closed by the client already
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 def basic(user: str, password: str) -> str:

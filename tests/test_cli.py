@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -113,7 +114,7 @@ def films(shell: Shell, engine_url: str) -> Iterator[str]:
 def test_search_filters_and_prints(shell: Shell, films: str) -> None:
     found = shell.json("search", films, "a robot that longs to be human", "--limit", "2")
     assert [hit["id"] for hit in found][:1] == ["1"]
-    found = shell.json("search", films, "a robot", "--where", "year>=2000", "--where", "genre=drama")
+    found = shell.json("search", films, "a robot", "--where", "year>=2000", "--where", "genre==drama")
     assert [hit["id"] for hit in found] == ["3"]
     told = shell("search", films, "a robot", "--lexical", "title^2", "--lexical", "plot")
     assert told.returncode == 0
@@ -172,6 +173,8 @@ WRONG = {
         "knnex up",
     ),
     "wrong URL": (("search", "x", "y", "--url", "nonsense"), "'nonsense' is no URL", "http://HOST:9200"),
+    "a pattern": (("drop", "knnex-test-*", "--yes"), "'knnex-test-*' is no name of an index", "name one index"),
+    "the document's id": (("search", "{films}", "x", "--where", "id=*"), "id is the document's id", "keyword"),
     "empty question": (("search", "{films}", " "), "empty", "hint"),
 }
 
@@ -225,3 +228,56 @@ def test_a_setting_that_cannot_be_read(tmp_path: Path) -> None:
     told = Shell(tmp_path, KNNEX_BATCH="many")("status")
     assert told.returncode == 1
     assert "KNNEX_BATCH" in told.stderr
+
+
+def test_models_that_are_no_json(tmp_path: Path) -> None:
+    told = Shell(tmp_path, KNNEX_MODELS="mini")("status")
+    assert (told.returncode, "KNNEX_MODELS is no JSON" in told.stderr) == (1, True), told.stderr
+
+
+def run(shell: Shell, *words: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """The command line in a process of its own, where what it writes is bytes."""
+    environment = {**os.environ, **shell.env, **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "knnex", *words], check=False, capture_output="stdout" not in options, cwd=shell.home,
+        env=environment, timeout=120, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def notes(shell: Shell, engine_url: str) -> Iterator[str]:
+    """An index without embeddings, with what a terminal may stumble over."""
+    name = f"knnex-test-{uuid4().hex[:12]}"
+    long = {"id": "x" * 200, "title": "long \u20ac \x1b[31mred"}
+    with connect(engine_url) as cluster:
+        index = cluster.create({"index": name, "fields": {"title": {"type": "text"}}})
+        assert index.ingest([long], inline=True).complete
+        yield name
+        cluster.drop(name)
+
+
+def test_output_is_whole_in_a_pipe_and_orders_a_terminal_nothing(shell: Shell, notes: str) -> None:
+    told = run(shell, "search", notes, "long", "--lexical", "title", env={"COLUMNS": "40", "PYTHONUTF8": "1"})
+    assert told.returncode == 0, told.stderr
+    assert b"x" * 200 in told.stdout
+    assert b"\x1b" not in told.stdout
+
+
+def test_a_terminal_that_knows_ascii_alone(shell: Shell, notes: str) -> None:
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    told = run(shell, "search", notes, "long", "--lexical", "title", env=ascii_only)
+    assert (told.returncode, b" 1  ########" in told.stdout) == (0, True), told.stderr
+    told = run(shell, "search", notes, "long", "--lexical", "title", "--json", env=ascii_only)
+    assert json.loads(told.stdout)[0]["source"]["title"].startswith("long \u20ac")
+
+
+def test_an_index_without_embeddings_says_how_to_search_it(shell: Shell, notes: str) -> None:
+    told = shell("search", notes, "long")
+    assert (told.returncode, "--lexical FIELD" in told.stderr) == (1, True), told.stderr
+
+
+def test_a_full_disk_is_told(shell: Shell) -> None:
+    with Path("/dev/full").open("w") as full:
+        told = run(shell, "schema", stdout=full, stderr=subprocess.PIPE)
+    assert (told.returncode, b"No space left" in told.stderr) == (1, True), told.stderr
+    assert b"Traceback" not in told.stderr

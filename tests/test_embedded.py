@@ -279,6 +279,16 @@ def test_a_server_that_died_is_shown_and_replaced(home: Path) -> None:
     assert len(status(home)) == 1
 
 
+def test_a_server_that_died_comes_back_where_it_was(home: Path) -> None:
+    with open_home() as other:
+        up("redis", home=other)
+        died = up("redis", home=home)
+    Process.of(died.servers[0].pid).send(signal.SIGKILL)
+    until(lambda: not status(home)[0].alive)
+    # The ports below are free now; whoever was connected looks here.
+    assert up("redis", home=home).redis_url == died.redis_url
+
+
 def test_a_stale_state_never_ends_somebody_elses_process(home: Path) -> None:
     up("redis", home=home)
     state = home / "state.json"

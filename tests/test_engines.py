@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import re
 import socket
 import ssl
@@ -23,9 +24,9 @@ from knnex.errors import (
     EngineUnreachable,
     IndexMissing,
     KnnexError,
-    QueryError,
     SettingsError,
 )
+from knnex.settings import settings
 
 SYNC = {"elasticsearch": ("elasticsearch", "Elasticsearch"), "opensearch": ("opensearchpy", "OpenSearch")}
 ASYNC = {"elasticsearch": ("elasticsearch", "AsyncElasticsearch"), "opensearch": ("opensearchpy", "AsyncOpenSearch")}
@@ -85,7 +86,7 @@ def test_what_is_no_client_is_told() -> None:
 
 
 def test_a_ready_client_takes_no_credentials(engine_name: str, engine_url: str) -> None:
-    with pytest.raises(QueryError, match="takes no api_key"):
+    with pytest.raises(SettingsError, match="takes no api_key"):
         connect(client(SYNC[engine_name], engine_url), api_key="k")
 
 
@@ -107,6 +108,47 @@ def test_credentials_reach_the_engine(engine_url: str, kind: str) -> None:
             open_engine(url, Access())
         assert "KNNEX_API_KEY" in str(caught.value.hint)
         assert not re.search("s3cret|a2V5", repr(Access(**options)))
+
+
+def test_credentials_may_have_any_character(engine_url: str) -> None:
+    header = "Basic " + base64.b64encode("jürgen:pass wörd€".encode()).decode()
+    with (
+        proxy.gate(engine_url, allow={header}) as url,
+        connect(url, username="jürgen", password="pass wörd€") as cluster,
+    ):
+        assert not cluster.exists("knnex-test-nowhere")
+        connect(url.replace("//", "//j%C3%BCrgen:pass%20w%C3%B6rd%E2%82%AC@")).close()
+
+
+def test_credentials_given_stand_for_those_of_the_settings(engine_url: str, fresh_settings: pytest.MonkeyPatch) -> None:
+    fresh_settings.setenv("KNNEX_USERNAME", "kim")
+    fresh_settings.setenv("KNNEX_PASSWORD", "s3cret")
+    with proxy.gate(engine_url, allow={"ApiKey a2V5"}) as url:
+        connect(url, api_key="a2V5").close()
+        with pytest.raises(AccessDenied):
+            connect(url, api_key=None)
+    fresh_settings.setenv("KNNEX_API_KEY", "a2V5")
+    settings.cache_clear()
+    with pytest.raises(SettingsError, match="an API key and a user name too"):
+        connect(engine_url)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"password": "p"}, "a password without a user name"),
+        ({"api_key": 5}, "api_key is of type int"),
+        ({"username": "u", "password": 5}, "password is of type int"),
+        ({"timeout": 0}, "timeout is 0"),
+        ({"timeout": "5"}, "timeout is '5'"),
+        ({"verify_certs": "no"}, "verify_certs is 'no'"),
+        ({"ca_certs": "/none.pem"}, "there is no file /none.pem"),
+    ],
+)
+def test_options_that_cannot_be_used(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        connect("http://127.0.0.1:9", **options)
+    assert caught.value.hint
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +205,18 @@ def test_a_server_that_never_answers(deaf_port: int) -> None:
     assert "KNNEX_TIMEOUT" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("url", ["localhost:9200", "ftp://here", "http://", "http://host:port", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:9200", "ftp://here", "http://", "http://host:port", "http://[::1", "http://my host", "http://%zz"],
+)
 def test_what_is_no_url(url: str) -> None:
     with pytest.raises(SettingsError, match="is no URL"):
         connect(url)
+
+
+def test_a_password_in_a_wrong_url_is_not_told() -> None:
+    with pytest.raises(SettingsError, match=r"'htp://\*\*\*@host' is no URL"):
+        connect("htp://kim:s3cret@host")
 
 
 def test_something_else_answers_there() -> None:

@@ -127,7 +127,9 @@ def test_what_is_sent_is_what_it_was_and_the_engine_takes_it(engine: Engine, cor
     assert_same(case, engine.dialect, sent)
 
 
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True)
+@pytest.mark.never(
+    "elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True
+)
 @pytest.mark.parametrize("case", FAMILY)
 def test_what_is_sent_of_families_is_what_it_was(engine: Engine, case: str) -> None:
     name = f"knnex-test-{uuid4().hex[:12]}"

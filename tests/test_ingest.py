@@ -182,7 +182,9 @@ def test_deleting_by_id(engine: Engine, index_name: str, minilm: str, log: Redis
 
 
 @pytest.mark.feature("Parent and child documents")
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True)
+@pytest.mark.never(
+    "elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True
+)
 def test_children_lie_with_their_parent_and_are_deleted_there(
     engine: Engine, index_name: str, minilm: str, send: Send, cache: VectorCache
 ) -> None:

@@ -82,9 +82,30 @@ def test_an_accepted_document_is_plain_json_under_its_id_as_a_string() -> None:
 
 
 def test_lone_surrogates_become_replacement_characters_and_pairs_are_joined() -> None:
-    event = accept(SPEC, {"id": "a\ud800", "title": "\ud83d\ude00 \udc00", "\ud801": 1})
+    event = accept(SPEC, {"id": "a\ud83d\ude00", "title": "\ud83d\ude00 \udc00", "\ud801": 1})
     assert isinstance(event, Event)
-    assert (event.id, event.document["title"], event.document["�"]) == ("a�", "😀 �", 1)
+    assert (event.id, event.document["title"], event.document["�"]) == ("a😀", "😀 �", 1)
+
+
+def test_an_id_with_a_lone_surrogate_is_refused_since_mending_could_make_one_of_two() -> None:
+    found = accept(SPEC, {"id": "a\ud800", "title": "x"})
+    assert isinstance(found, Refused)
+    assert found.reason == "the id 'a\\ud800' holds a lone surrogate, which is no character"
+    found.id.encode()
+
+
+def test_a_document_too_deep_to_be_mended_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(900):
+        deep = [deep]
+    found = accept(SPEC, {"id": "1", "title": "\ud800", "deep": deep})
+    assert isinstance(found, Refused)
+    assert found.reason == "it is nested too deeply"
+
+
+def test_an_id_that_a_terminal_would_obey_is_spelled_out() -> None:
+    assert str(Refused(None, "a\x1b[2J\n", "bad")) == r"id 'a\x1b[2J\n': bad"
+    assert str(Refused(None, "é 1", "bad")) == "id é 1: bad"
 
 
 @pytest.mark.parametrize("version", [None, 0, -1, "3", 1.5, True, (1 << 62) + 1])

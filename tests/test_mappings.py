@@ -135,3 +135,24 @@ def test_meta_survives_as_json(engine: Engine, index_name: str) -> None:
     meta = engine.send(Request("GET", f"/{index_name}/_mapping")).body[stored.index]["mappings"]["_meta"][META]
     assert meta["embeddings"] == {"v": {"dims": 64, "fingerprint": "f" * 32}}
     assert meta["spec"]["index"] == index_name
+
+
+@pytest.mark.parametrize("name", ["", "*", "_all", "-x", "a,b", "<a-{now}>", "{}*", 5])
+def test_a_pattern_is_never_taken_for_an_index(engine: Engine, index_name: str, name: Any) -> None:
+    create_index(engine, index_name)
+    wide = name.format(index_name, now="{now}") if isinstance(name, str) else name
+    for ask in (find, load, drop):
+        with pytest.raises(IndexMissing, match="no name of an index"):
+            engine.run(ask(wide))
+    assert engine.run(find(index_name))
+
+
+def test_a_spec_of_another_version_is_told(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(engine, index_name)
+    path = f"/{stored.index}/_mapping"
+    meta = engine.send(Request("GET", path)).body[stored.index]["mappings"]["_meta"]
+    newer = {META: meta[META] | {"spec": meta[META]["spec"] | {"shape": "round"}}}
+    engine.send(Request("PUT", path, body={"_meta": newer}))
+    with pytest.raises(SpecMismatch, match="the spec that .* holds cannot be read: Extra inputs"):
+        engine.run(load(index_name))
+    engine.send(Request("PUT", path, body={"_meta": meta}))

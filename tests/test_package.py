@@ -31,8 +31,9 @@ RANKS = [
     {"mappings"},
     {"encoders"},
     {"ingest", "query"},
+    {"index"},
     {"client", "workers"},
-    {"screens", "cli", "__main__"},
+    {"screens", "cli", "cli_buried", "__main__"},
 ]
 
 

@@ -95,6 +95,16 @@ WRONG: dict[str, tuple[Callable[[], Query], str]] = {
     "bad share": (lambda: Query("a").unlike("1", share=float("inf")), "share is inf"),
     "highlight without words": (lambda: Query().highlight("title"), "no words to mark"),
     "highlight of a number": (lambda: Query("a").highlight("year"), "no words for highlight"),
+    "a list of fields": (lambda: Query("a").select(["title"]), r"\['title'\] is no name for select"),  # type: ignore[arg-type]
+    "a list to mark": (lambda: Query("a").highlight(["title"]), "is no name for highlight"),  # type: ignore[arg-type]
+    "a list of embeddings": (lambda: Query("a").semantic(["v"]), "is no name for semantic"),  # type: ignore[arg-type]
+    "a list for a name": (lambda: Query().where(F[["a"]] == 1), "is no field"),  # type: ignore[index]
+    "order of ids": (lambda: Query().where(F.id > "a"), "id is the document's id: it is only compared"),
+    "existence of an id": (lambda: Query().where(F.id.exists()), "id is the document's id"),
+    "too many ids": (lambda: Query().where(F.id.isin(map(str, range(10_001)))), "10,001 ids; engines take 10,000"),
+    "surrogate id": (lambda: Query().where(F.id == "a\ud800"), "half a character"),
+    "the document's id inside": (lambda: Query().where_nested("cast", F.id == "d001"), "no field 'id' in cast"),
+    "like without a vector": (lambda: Query("a").lexical("title").like("d001"), "no part does"),
     "select an unknown": (lambda: Query("a").select("tilte"), "did you mean 'title'"),
     "select a vector": (lambda: Query("a").select("v"), "hits do not carry vectors"),
 }
@@ -172,8 +182,9 @@ def test_what_the_engine_refuses_is_our_error(engine: Engine, corpus: Corpus) ->
     for query in (Query("a").semantic("v"), Query("a").semantic("v").lexical("title")):
         with pytest.raises(QueryError, match=r"unknown query \[no_such_query\]"):
             corpus.search(engine, query.raw({"no_such_query": {}}))
-        with pytest.raises(EngineError, match="2020-99-99"):
+        with pytest.raises(EngineError, match="2020-99-99") as caught:
             corpus.search(engine, query.where(F.released > "2020-99-99"))
+        assert caught.value.hint
 
 
 def test_a_part_of_the_shards_is_not_enough() -> None:

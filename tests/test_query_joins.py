@@ -79,7 +79,9 @@ def ask(engine: Engine, stored: Stored, query: Query) -> Hits:
 
 
 @pytest.mark.feature("Parent and child documents")
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True)
+@pytest.mark.never(
+    "elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True
+)
 @pytest.mark.parametrize("part", ["v", "c", "lexical", "filter"])
 def test_a_filter_on_the_parent_is_strict_in_every_part(engine: Engine, part: str) -> None:
     base = {
@@ -103,7 +105,9 @@ def test_a_filter_on_the_parent_is_strict_in_every_part(engine: Engine, part: st
 
 
 @pytest.mark.feature("Parent and child documents")
-@pytest.mark.never("elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True)
+@pytest.mark.never(
+    "elasticsearch", reason="the embedded distribution lacks the join module; the full one has it", embedded=True
+)
 def test_a_filter_on_children(engine: Engine) -> None:
     with related(engine) as stored:
         found = ask(engine, stored, Query().where_child("movie", F.name == "ufa2"))
@@ -215,3 +219,23 @@ def test_keys_come_in_batches_and_are_limited(engine: Engine, index_name: str) -
     assert all([min(one["code"]) for one in hit.joined["self"]] == [0, 24_000] for hit in found)
     with pytest.raises(QueryError, match="more than 65,536 keys"):
         ask(engine, stored, Query().where_lookup("self"))
+
+
+def test_keys_that_the_foreign_key_cannot_hold_lead_nowhere(engine: Engine, index_name: str) -> None:
+    body = {
+        "index": index_name,
+        "fields": {"of": {"type": "integer"}, "made": {"type": "date"}},
+        "joins": {
+            "up": {"kind": "lookup", "field": "of", "key": "id"},
+            "day": {"kind": "lookup", "field": "of", "key": "made"},
+        },
+    }
+    stored, _ = engine.run(create(load_spec(body), engine.dialect, {}))
+    lines: list[Any] = []
+    for key, of in (("7", 8), ("a/b c", 7)):
+        lines += [{"index": {"_index": index_name, "_id": key}}, {"of": of}]
+    engine.send(Request("POST", "/_bulk", {"refresh": "true"}, tuple(lines)))
+    found = ask(engine, stored, Query().where_lookup("up"))
+    assert [(hit.id, hit.joined["up"]) for hit in found] == [("a/b c", {"of": 8})]
+    with pytest.raises(QueryError, match="the key made of .* is of type date"):
+        ask(engine, stored, Query().where_lookup("day"))

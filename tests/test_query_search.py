@@ -224,6 +224,8 @@ def test_only_the_fields_selected(engine: Engine, corpus: Corpus) -> None:
     assert all(hit.source == {} for hit in corpus.search(engine, Query("robot").semantic("v").select()))
     nested = corpus.search(engine, Query().where_nested("cast", F.name == "actor1").select("cast.name").limit(1))
     assert all(set(one) == {"name"} for one in nested[0]["cast"])
+    whole = corpus.search(engine, Query().where_nested("cast", F.name == "actor1").select("cast").limit(1))
+    assert [set(one) for one in whole[0]["cast"]] == [{"name", "age"}] * 2
 
 
 def test_hits_are_a_sequence_that_reads_well(engine: Engine, corpus: Corpus) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,3 +90,47 @@ def test_what_is_no_spec_at_all(text: str) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="cannot read the spec .*none.yaml: No such file"):
         load_spec(tmp_path / "none.yaml")
+
+
+PLAIN: dict[str, Any] = {"index": "a", "fields": {"t": {"type": "text"}}}
+VECTOR = {"source": "{t}", "encoder": "x"}
+NESTED = {"kind": "nested", "fields": {"k": {"type": "keyword"}}}
+ODD: dict[str, tuple[Any, str]] = {
+    "a number": (5, "int is no spec"),
+    "bytes": (b"index: a\n", "bytes is no spec"),
+    "no name of a file": ("a\0b", "null byte"),
+    "one line that lacks something": ("index: a", "fields: Field required"),
+    "a key twice": ("index: a\nfields: {}\nindex: b\n", "line 3: index is in line 1 already"),
+    "no such day": ("index: a\nfields: {}\nsettings: {x: 2024-99-99}\n", "not YAML: month must be"),
+    "inside itself": ("a: &x {b: *x}\n", "inside its own anchor"),
+    "a truth for a name": ("index: a\nfields:\n  on: {type: keyword}\n", "a name must be text"),
+    "a type alone": ("index: a\nfields: {t: text}\n", r"line 2: fields.t: 'text' has no type; write t: \{type: text\}"),
+    "a join without kind": ({**PLAIN, "joins": {"j": {"field": "t"}}}, "joins.j: kind is missing"),
+    "no JSON": ({**PLAIN, "settings": {"x": object()}}, "Unable to serialize"),
+    "an empty name": ({**PLAIN, "fields": {"": {"type": "text"}}}, "a name is empty"),
+    "no id": ({**PLAIN, "id": ""}, "id: String should have at least 1 character"),
+    "what knnex keeps": (
+        {**PLAIN, "fields": {"_knnex": {"type": "text"}}},
+        "field '_knnex' has the name of what knnex",
+    ),
+    "a vector for the id": (
+        {**PLAIN, "embeddings": {"id": VECTOR}},
+        "embedding 'id' has the name of the document's id",
+    ),
+    "a vector for a join": (
+        {**PLAIN, "embeddings": {"j": VECTOR}, "joins": {"j": NESTED}},
+        "'j' has the name of an embedd",
+    ),
+    "a join for a text": (
+        {**PLAIN, "joins": {"p": {"kind": "parent", "children": ["c"], "field": "t"}}},
+        "join field 't' has the name of a field",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_no_file_should_hold(case: str) -> None:
+    given, message = ODD[case]
+    with pytest.raises(SpecError, match=message) as caught:
+        load_spec(given)
+    assert caught.value.hint

@@ -36,6 +36,7 @@ ANNOUNCE_EVERY, ANNOUNCE_TTL = 3.0, 10.0
 SWEEP_EVERY, SHORTEST_SWEEP = 1.0, 0.02
 # Events in another worker's hands need no doorbell, unless that worker died: look as often as that.
 SWEEP_PENDING_EVERY = 5.0
+_LOOK_IDLE = 0.1
 
 
 class Worker:
@@ -44,6 +45,8 @@ class Worker:
     def __init__(self, settings: Settings, name: str | None = None) -> None:
         self.settings = settings
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        # Not where children are forked: neither threads nor a GPU survive that.
+        self.preloads = True
         self.stop = threading.Event()
         self._draining = threading.Lock()
         self._since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -80,6 +83,18 @@ class Worker:
             )
         finally:
             self._draining.release()
+
+    def preload(self) -> None:
+        """Load the models of the indexes in the log whenever nothing is to be drained, so that no batch has to wait."""
+        for index in self.log.indexes():
+            while self._draining.locked() and not self.stop.wait(_LOOK_IDLE):
+                pass
+            if self.stop.is_set():
+                return
+            try:
+                self.targets.get(index)
+            except KnnexError as error:  # a drain says so, should there be anything to do for this index
+                log.debug("No model preloaded for %s: %s", index, error, extra={"action": "preload_failed"})
 
     def facts(self) -> dict[str, Any]:
         """What others may know of this worker."""
@@ -138,6 +153,14 @@ def drain_safely(worker: Worker) -> None:
         log.exception("A drain failed; its events are tried again", extra={"action": "drain_failed"})
 
 
+def preload_safely(worker: Worker) -> None:
+    """Preload; what fails now fails again, and is told, when it is needed."""
+    try:
+        worker.preload()
+    except Exception:
+        log.debug("Models are loaded when they are needed", exc_info=True, extra={"action": "preload_failed"})
+
+
 def ring(app: Celery) -> Callable[[], None]:
     """The doorbell: wakes a worker. Raises LogUnavailable where the broker does not answer."""
 
@@ -161,6 +184,9 @@ def _follow(app: Celery, worker: Worker) -> None:
     def started(sender: Any = None, **_: Any) -> None:
         if getattr(sender, "app", None) is app:
             sweeper.start()
+            if worker.preloads:
+                # No daemon: a process that ends while a library is being imported may crash.
+                threading.Thread(target=preload_safely, args=(worker,), name="knnex-preload").start()
 
     def stopping(**_: Any) -> None:
         worker.stop.set()
@@ -192,6 +218,9 @@ class Sweeper(threading.Thread):
                 self._worker.stop.wait(SHORTEST_SWEEP if self._worker.log.wait(SWEEP_EVERY) else 0)
             except LogUnavailable as error:
                 log.warning("%s", error, extra={"action": "sweep_failed"})
+                self._worker.stop.wait(SWEEP_EVERY)
+            except Exception:  # without the sweeper a worker would look dead and hear no lost doorbell
+                log.exception("A look into the log failed", extra={"action": "sweep_failed"})
                 self._worker.stop.wait(SWEEP_EVERY)
 
     def sweep(self) -> None:

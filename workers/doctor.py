@@ -149,8 +149,12 @@ def _backlog(log: RedisLog, name: str) -> Iterator[Finding]:
     waiting, buried = log.backlog(name).total, log.counts(name).get("buried", 0)
     yield Finding(name, "events", "ok", f"{waiting:,} wait in the log")
     if buried:
-        hint = "`knnex ingest` names them; correct the documents and send them again"
+        hint = (
+            f"`knnex buried list {name}` names them; correct and send them again, or `knnex buried retry {name} --all`"
+        )
         yield Finding(name, "buried", "warning", f"{buried:,} documents could not be embedded or written", hint)
+    if waiting and (reason := log.resting(name)):
+        yield Finding(name, "resting", "warning", reason, "the engine refuses them for now; workers try again")
     if reason := log.paused(name):
         yield Finding(name, "paused", "wrong", reason, "mend that; the workers go on by themselves")
 

@@ -25,10 +25,15 @@ log = logging.getLogger(__name__)
 
 # Events whose worker died on them are tried one by one, to learn which of them it was.
 SUSPECT_FROM = 2
+# So many at a time, since other indexes wait meanwhile.
+SUSPECTS_AT_ONCE = 64
 # A worker that died twice on one event alone: it is that event.
 TRIES_ALONE = 2
 # Seconds until events are tried again whose index or model cannot be used, or whose engine is busy.
 UNUSABLE_DELAY, BUSY_DELAY = 5.0, 1.0
+
+# Seconds for which producers are told why an index has to wait, if nothing more is heard of it.
+RESTING_TOLD = 60.0
 
 #: Errors that do not pass by themselves: the index waits until somebody mends it.
 UNUSABLE = (EncoderError, IndexMissing, SpecError, AccessDenied)
@@ -122,15 +127,17 @@ class _Drain:
         if not taken:
             return False
         self.report += DrainReport(taken=len(taken))
-        # Asked after the taking: whoever changes the index can then wait for all that was taken before.
-        target = self._open(index)
+        suspects = [one for one in taken if one.deliveries >= SUSPECT_FROM]
+        fresh = [one for one in taken if one.deliveries < SUSPECT_FROM]
+        # Held from now on: a model may have to be loaded first.
+        with self.heartbeat.holding(index, taken):
+            # Asked after the taking: whoever changes the index can then wait for all that was taken before.
+            target = self._open(index)
+            if target and fresh:
+                self._encode(target, fresh)
         if target is None:
             self._hand_back(index, taken, UNUSABLE_DELAY)
             return False
-        suspects = [one for one in taken if one.deliveries >= SUSPECT_FROM]
-        fresh = [one for one in taken if one.deliveries < SUSPECT_FROM]
-        if fresh:
-            self._encode(target, fresh)
         if suspects:
             self._one_by_one(target, suspects)
         return index not in self.resting
@@ -138,10 +145,15 @@ class _Drain:
     def _open(self, index: str) -> Target | None:
         try:
             target = self.targets.get(index)
-        except UNUSABLE as error:
-            self._pause(index, error)
+        except LogUnavailable:
+            raise
         except EngineError as error:
-            self._rest(index, error)
+            (self._pause if isinstance(error, UNUSABLE) else self._rest)(index, error)
+        except KnnexError as error:
+            self._pause(index, error)
+        except Exception as error:  # a newer knnex may have made the index; it must not keep the others waiting
+            log.debug("Opening %s failed", index, exc_info=True)
+            self._pause(index, KnnexError(f"{type(error).__name__}: {error}", hint="update this worker"))
         else:
             if self.log.paused(index):
                 self.log.pause(index, None)
@@ -209,17 +221,20 @@ class _Drain:
         """Try events alone whose worker died; one on which it dies again and again is buried."""
         self._finish_writing()
         log.warning(
-            "Trying %d documents for %s one by one: their worker died",
+            "Trying %d documents for %s one by one: their worker died or was cut off",
             len(suspects),
             target.alias,
             extra={"action": "suspects_isolated", "index": target.alias},
         )
-        with self.heartbeat.holding(target.alias, suspects):
-            for place, one in enumerate(suspects):
-                if self.stop.is_set() or target.alias in self.resting:
-                    self._hand_back(target.alias, suspects[place:], 0.0)
-                    return
-                self._alone(target, one)
+        left = list(suspects)
+        while left and not (self.stop.is_set() or target.alias in self.resting):
+            if len(suspects) - len(left) == SUSPECTS_AT_ONCE:
+                break
+            with self.heartbeat.holding(target.alias, left):
+                self._alone(target, left.pop(0))
+        if left:
+            self.report += DrainReport(handed_back=len(left))
+            self.log.release(target.alias, self.consumer, left, self.lease, 0.0)
 
     def _alone(self, target: Target, one: Delivered) -> None:
         tries = self.log.blame(target.alias, one.position)
@@ -228,11 +243,17 @@ class _Drain:
             return
         try:
             prepared = prepare_safely(target, [one.event])
+            # The engine may keep us waiting now, and a worker that is killed meanwhile died of something else.
+            self.log.acquit(target.alias, one.position)
+            self._write(target, [one], prepared, time.monotonic())
+        except LogUnavailable:
+            raise
+        except EncoderError as error:  # the model fails on everything
+            self._pause(target.alias, error)
+            self._hand_back(target.alias, [one], UNUSABLE_DELAY)
         except Exception as error:  # whatever it is, this event alone brings it about
             log.exception("Burying %s of %s", one.event.id, target.alias, extra={"action": "buried"})
             self._bury(target, one, f"{type(error).__name__}: {error}")
-            return
-        self._write(target, [one], prepared, time.monotonic())
 
     def _bury(self, target: Target, one: Delivered, reason: str) -> None:
         self.log.settle(target.alias, [one.position], [Buried(one.position, one.event, reason, one.deliveries)])
@@ -256,7 +277,8 @@ class _Drain:
 
     def _rest(self, index: str, error: KnnexError) -> None:
         self.resting.add(index)
-        log.warning("%s rests for a while: %s", index, error, extra={"action": "index_resting", "index": index})
+        if self.log.rest(index, str(error), RESTING_TOLD):
+            log.warning("%s rests for a while: %s", index, error, extra={"action": "index_resting", "index": index})
 
     @staticmethod
     def _tell(index: str, done: BatchReport, taken: int, took: float) -> None:

@@ -37,6 +37,7 @@ def run_worker(
     _log_to_terminal(verbose)
     app = make_app(ours, name)
     worker = app.knnex_worker
+    worker.preloads = pool != "prefork"
     worker.log.check()
     engine = worker.engine
     for index in worker.log.indexes():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from ..encoders import VectorCache
 from ..engines import Engine
+from ..errors import KnnexError
 from ..ingest import Target, make_target
-from ..mappings import load
+from ..mappings import Stored, load
 
 log = logging.getLogger(__name__)
+
+# Seconds until a model that could not be loaded is tried again: that takes as long as loading one.
+TRY_AGAIN = 10.0
 
 
 class Targets:
@@ -19,6 +24,7 @@ class Targets:
         self.engine = engine
         self._cache = cache
         self._open: dict[str, Target] = {}
+        self._failed: dict[str, tuple[Stored, KnnexError, float]] = {}
 
     def get(self, alias: str) -> Target:
         """The index behind an alias, asked of the cluster every time.
@@ -28,7 +34,7 @@ class Targets:
         stored = self.engine.run(load(alias))
         target = self._open.get(alias)
         if target is None or target.stored != stored:
-            target = self._open[alias] = make_target(alias, stored, self._cache)
+            target = self._open[alias] = self._make(alias, stored)
             log.info(
                 "Writing to %s, whose vectors are %s",
                 stored.index,
@@ -37,8 +43,18 @@ class Targets:
             )
         return target
 
+    def _make(self, alias: str, stored: Stored) -> Target:
+        failed = self._failed.get(alias)
+        if failed and failed[0] == stored and time.monotonic() < failed[2] + TRY_AGAIN:
+            raise failed[1].with_traceback(None)
+        try:
+            return make_target(alias, stored, self._cache)
+        except KnnexError as error:
+            self._failed[alias] = (stored, error, time.monotonic())
+            raise
+
     def facts(self) -> dict[str, str]:
         """What these targets encode with, for those who look at the worker from outside."""
-        encoders = [encoder for target in self._open.values() for encoder in target.encoders.values()]
+        encoders = [encoder for target in list(self._open.values()) for encoder in target.encoders.values()]
         devices = {str(getattr(getattr(encoder, "model", None), "device", "")) for encoder in encoders} - {""}
         return {"device": ", ".join(sorted(devices)), "model": ", ".join(sorted({one.name for one in encoders}))}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ...errors import SettingsError
 from ...settings import settings
@@ -27,7 +28,7 @@ from .server import EmbeddedServer
 REDIS = "redis"
 # Where `up` looks for ports, so that an address is likely to be the same next time; away from the servers' own
 # defaults, so that nobody reaches an embedded server by accident.
-_PORTS, _REDIS_PORTS = "19200-19299", range(16379, 16479)
+_PORTS, _REDIS_PORTS = range(19200, 19300), range(16379, 16479)
 _STATE = "state.json"
 
 
@@ -74,11 +75,12 @@ def up(
         book = _Book(home)
         if engine != REDIS:
             product, chosen = _wanted(book, engine, version)
-            node = partial(start_node, product, chosen, heap=heap, port=_PORTS, keep=f"{product.name}-{chosen}")
-            _ensure(book, product.name, chosen, partial(node, home=home, progress=progress))
+            node = partial(start_node, product, chosen, heap=heap, keep=f"{product.name}-{chosen}")
+            own = partial(node, home=home, progress=progress)
+            _ensure(book, product.name, chosen, lambda last: own(port=_range(_from(last, _PORTS))))
         if redis or engine == REDIS:
-            own = partial(start_redis, home=home, near=_REDIS_PORTS, keep=REDIS)
-            _ensure(book, REDIS, None, partial(own, progress=progress))
+            ours = partial(start_redis, home=home, keep=REDIS, progress=progress)
+            _ensure(book, REDIS, None, lambda last: ours(near=_from(last, _REDIS_PORTS)))
         if engine != REDIS:
             book.put_last(product.name, chosen)
         return _running(book)
@@ -93,7 +95,7 @@ def keep(name: str, command: Sequence[str], env: Mapping[str, str], *, home: Pat
     with locked(home / "state.lock"):
         book = _Book(home)
 
-        def start() -> EmbeddedServer:
+        def start(_: int | None) -> EmbeddedServer:
             log = home / "logs" / f"{name}.log"
             log.parent.mkdir(exist_ok=True)
             log.touch()
@@ -218,15 +220,28 @@ def _wanted(book: _Book, engine: str | None, version: str | None) -> tuple[Produ
     return product, release(product, version)[0]
 
 
-def _ensure(book: _Book, name: str, version: str | None, start: Callable[[], EmbeddedServer]) -> None:
-    """Have that server run: the one in the book if it is alive, else a new one, which is then let go."""
+def _from(last: int | None, ports: range) -> range:
+    return range(last, ports.stop) if last is not None and last in ports else ports
+
+
+def _range(ports: range) -> str:
+    return f"{ports.start}-{ports.stop - 1}"
+
+
+def _ensure(book: _Book, name: str, version: str | None, start: Callable[[int | None], EmbeddedServer]) -> None:
+    """Have that server run: the one in the book if it is alive, else a new one, which is then let go.
+
+    `start` is told the port of one that died: whoever was connected to it looks for it there.
+    """
+    last: int | None = None
     for known in book.servers():
         if known.state.name == name and version in (None, known.state.version):
             if known.state.alive:
                 return
             known.process.end()
             book.remove(known.state)
-    server = start()
+            last = urlsplit(known.state.url).port
+    server = start(last)
     book.add(server)
     server.process.release()
 

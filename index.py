@@ -1,0 +1,183 @@
+"""One index of a cluster, sync and async: put documents in, ask it questions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from .encoders import load_matching
+from .engines import AsyncEngine, Engine, Flow, Request, path_of
+from .errors import QueryError
+from .ingest import Progress, RedisLog, Report, Target, delete, delete_inline, ingest, ingest_inline, make_target
+from .mappings import Spec, Stored, check_name, load
+from .query import Hits, Plan, Query, plan, prepare, search
+
+Document = Mapping[str, Any]
+
+# Seconds for which what the cluster holds is believed: it may be dropped and made again, with another spec or model.
+_FRESH = 1.0
+
+
+class _Cluster(Protocol):
+    """What an index needs of its cluster."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def log(self) -> RedisLog: ...
+
+
+class _AsyncCluster(Protocol):
+    async def engine(self) -> AsyncEngine: ...
+
+
+class _Index:
+    """What an index is, sync or async: its name, and how a query for it is planned."""
+
+    def __init__(self, name: str, stored: Stored | None = None) -> None:
+        self.name = check_name(name)
+        self._stored = stored
+        self._asked = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def _fresh(self) -> Stored | None:
+        """What the cluster held a moment ago, if it was asked."""
+        return self._stored if time.monotonic() - self._asked < _FRESH else None
+
+    def _learn(self, stored: Stored) -> Stored:
+        # Kept as it is where nothing changed: its names are known by then.
+        if self._stored != stored:
+            self._stored = stored
+        self._asked = time.monotonic()
+        return self._stored or stored
+
+    @staticmethod
+    def _query(query: Query | str, stored: Stored) -> Query:
+        """A text alone asks every embedding of the index."""
+        if isinstance(query, Query):
+            return query
+        if not isinstance(query, str):
+            raise QueryError(f"{query!r:.80} is no query", hint="give a text, Query(...), or Query().where(FILTER)")
+        if not stored.spec.embeddings:
+            raise QueryError(f"index {stored.spec.index!r} has no embedding", hint="ask with Query(...).lexical(FIELD)")
+        asked = Query(query)
+        for name in stored.spec.embeddings:
+            asked = asked.semantic(name)
+        return asked
+
+    @staticmethod
+    def _encode(stored: Stored, name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        """(n, dims) float32, by the model that filled the index. Raises ModelMismatch, ModelUnavailable."""
+        vectors = load_matching(stored, name).encode_queries(texts)
+        if stored.spec.embeddings[name].similarity == "dot_product" and len(vectors):
+            # Defined for unit length only; documents are stored so too.
+            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors, dtype=np.float32)
+
+    def _plan(self, engine: Engine | AsyncEngine, query: Query | str, stored: Stored) -> Plan:
+        def encode(name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+            return self._encode(stored, name, texts)
+
+        return plan(self._query(query, stored), stored, engine.dialect, encode)
+
+
+class Index(_Index):
+    """One index of a cluster."""
+
+    def __init__(self, cluster: _Cluster, name: str, stored: Stored | None = None) -> None:
+        super().__init__(name, stored)
+        self._cluster = cluster
+
+    @property
+    def stored(self) -> Stored:
+        """What the cluster holds: index version, spec, fingerprints; asked every second. Raises IndexMissing."""
+        return self._fresh() or self._learn(self._cluster.engine.run(load(self.name)))
+
+    @property
+    def spec(self) -> Spec:
+        """The spec, as the cluster holds it."""
+        return self.stored.spec
+
+    def search(self, query: Query | str) -> Hits:
+        """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
+        return self._cluster.engine.run(search(self.plan(query)))
+
+    def plan(self, query: Query | str) -> Plan:
+        """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
+        return self._plan(self._cluster.engine, query, self.stored)
+
+    def to_console(self, query: Query | str) -> str:
+        """The query for Kibana's or OpenSearch Dashboards' Dev Tools, to be pasted as it is."""
+        return self._cluster.engine.run(prepare(self.plan(query))).to_console()
+
+    def ingest(
+        self,
+        documents: Iterable[Any],
+        *,
+        inline: bool = False,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Report:
+        """Send documents (dicts) through the log to the workers and wait until they are in the index.
+
+        `inline=True` encodes and writes in this process, without log and workers. A document that cannot go in stops
+        no other; the report names it and says why. Raises LogUnavailable, IngestIncomplete, EngineError.
+        """
+        engine = self._cluster.engine
+        if inline:
+            return ingest_inline(engine, self.target(), documents, progress)
+        return ingest(engine, self.spec, documents, self._cluster.log, progress)
+
+    def upsert(self, document: Document, *, inline: bool = False) -> Report:
+        """Write one document, and wait until it is in the index."""
+        return self.ingest([document], inline=inline)
+
+    def delete(self, *ids: str, inline: bool = False) -> Report:
+        """Delete documents by id; a write made before the delete cannot bring them back."""
+        if inline:
+            return delete_inline(self._cluster.engine, self.target(), ids)
+        return delete(self._cluster.engine, self.spec, ids, self._cluster.log)
+
+    def count(self) -> int:
+        """How many documents a search sees."""
+        return self._cluster.engine.run(_count(self.name))
+
+    def target(self) -> Target:
+        """The index as a worker writes to it: with its encoders, and the cache of vectors. Raises ModelMismatch."""
+        return make_target(self.name, self.stored)
+
+
+class AsyncIndex(_Index):
+    """One index of a cluster, for asyncio: encoding runs in a thread, requests are awaited."""
+
+    def __init__(self, cluster: _AsyncCluster, name: str) -> None:
+        super().__init__(name)
+        self._cluster = cluster
+        self._asking = asyncio.Lock()
+
+    async def search(self, query: Query | str) -> Hits:
+        """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
+        planned = await self.plan(query)
+        return await (await self._cluster.engine()).run(search(planned))
+
+    async def plan(self, query: Query | str) -> Plan:
+        """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
+        engine = await self._cluster.engine()
+        async with self._asking:  # once for all who wait for it
+            stored = self._fresh() or self._learn(await engine.run(load(self.name)))
+        return await asyncio.to_thread(self._plan, engine, query, stored)
+
+    async def count(self) -> int:
+        """How many documents a search sees."""
+        return await (await self._cluster.engine()).run(_count(self.name))
+
+
+def _count(index: str) -> Flow[int]:
+    yield Request("POST", path_of(index, "_refresh"))
+    response = yield Request("GET", path_of(index, "_count"))
+    return int(response.body["count"])
