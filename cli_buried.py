@@ -72,7 +72,7 @@ def retry(index: str, positions: Positions = None, every: All = False) -> None:
         chosen = _choose(log, index, positions, every)
         done = sum(log.retry_buried(index, part) for part in _parts(chosen))
         working = bool(log.workers())
-    screens.out.print(f"{done:,} documents wait in the log again" + (", and workers are at it." if working else "."))
+    screens.out.print(f"{_documents(done)} back in the log" + (", and workers are at it." if working else "."))
     if done < len(chosen):
         screens.out.print(f"{len(chosen) - done:,} could not be read and cannot be retried; they can be dropped.")
     if done and not working:
@@ -90,9 +90,13 @@ def drop(
     with _log() as log:
         chosen = _choose(log, index, positions, every)
         if chosen and not yes:
-            typer.confirm(f"Forget {len(chosen):,} buried documents of {index}?", abort=True, err=True)
+            typer.confirm(f"Forget {_documents(len(chosen))} of {index} for good?", abort=True, err=True)
         done = sum(log.drop_buried(index, part) for part in _parts(chosen))
-    screens.out.print(f"{done:,} documents are forgotten.")
+    screens.out.print(f"{_documents(done)} forgotten.")
+
+
+def _documents(count: int) -> str:
+    return f"{count:,} document{'' if count == 1 else 's'}"
 
 
 def _choose(log: RedisLog, index: str, positions: Sequence[str] | None, every: bool) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from knnex.engines import Engine, Request, Response, drive, path_of
-from knnex.errors import EngineBusy, EngineUnreachable, IndexMissing, RequestTooLarge
+from knnex.errors import EngineBusy, EngineUnreachable, IndexMissing, RequestRejected, RequestTooLarge
 from knnex.ingest import Item, Outcome, Patience, write
 from knnex.ingest.bulk import Line, attempt, cut
 from knnex.mappings import create, load, load_spec
@@ -121,6 +121,39 @@ def test_when_patience_ends_the_items_have_failed_and_nothing_is_buried(engine: 
     outcomes = write(engine, index, [item("a"), item("b")], patience=ONCE)
     assert statuses(outcomes) == ["failed", "failed"]
     assert "cluster_block_exception" in outcomes[0].reason
+
+
+def test_an_index_that_is_closed_is_waited_for_a_little_and_nothing_is_buried(engine: Engine, index: str) -> None:
+    stored = engine.run(load(index))
+
+    def close() -> Any:
+        yield Request("POST", path_of(stored.index, "_close"))
+
+    engine.run(close())
+    waits: list[float] = []
+    outcomes = write(engine, index, [item("a"), item("b")], sleep=waits.append)
+    assert statuses(outcomes) == ["failed", "failed"]
+    assert "index_closed_exception" in outcomes[0].reason
+    # Other indexes have to wait meanwhile; eight attempts would take twenty seconds.
+    assert 1.5 < sum(waits) < 7
+
+
+def test_what_the_engine_stumbles_over_is_buried_unless_the_trying_was_cut_short(engine: Engine, index: str) -> None:
+    class Stumbles(Engine):
+        def run(self, flow: Any) -> Any:
+            return drive(flow, stumble)
+
+    def stumble(request: Request) -> Response:
+        if b"stumble" in (request.payload() or b""):
+            raise RequestRejected("POST /a/_bulk: 500 null_pointer_exception: no reason given")
+        return engine.send(request)
+
+    items = [item("a"), item("b", title="stumble"), item("c")]
+    outcomes = write(Stumbles(engine.client, engine.dialect), index, items, sleep=lambda _: True)
+    assert statuses(outcomes) == ["written", "failed", "written"]
+    outcomes = write(Stumbles(engine.client, engine.dialect), index, items, sleep=lambda _: False)
+    assert statuses(outcomes) == ["stale", "buried", "stale"]
+    assert "500 " in outcomes[1].reason
 
 
 def test_many_items_go_in_several_bodies(engine: Engine, index: str) -> None:

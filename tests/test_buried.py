@@ -43,7 +43,7 @@ def graves(engine: Engine, index_name: str, log: RedisLog) -> list[str]:
     )
     taken = log.take(index_name, "broken", 3, 60)
     log.settle(index_name, [good], [Buried(good, taken[1].event, "the model was broken", 2)])
-    log.release(index_name, "broken", [taken[0], taken[2]], 1, 1 - 1)
+    log.release(index_name, "broken", [taken[0], taken[2]], 1, 0)
     damaged = log.redis.xadd(f"knnex:{{{index_name}}}:events", {"event": b"{"}).decode()
     drain(log, Targets(engine), consumer="a", lease=1)
     assert fine not in log.burials(index_name)
@@ -84,10 +84,10 @@ def test_the_buried_are_retried_under_their_version(
     log.append([Event(index_name, "2", "delete", {})])
     drain(log, Targets(engine), consumer="a")
     told = shell("buried", "retry", index_name, graves[1])
-    assert "1 documents wait in the log again" in told.stdout
+    assert "1 document back in the log" in told.stdout
     assert "`knnex worker` starts one" in told.stdout
     told = shell("buried", "retry", index_name, "--all")
-    assert "1 documents wait in the log again" in told.stdout
+    assert "1 document back in the log" in told.stdout
     assert "1 could not be read and cannot be retried" in told.stdout
     assert log.backlog(index_name).total == 2
     report = drain(log, Targets(engine), consumer="a")
@@ -98,10 +98,10 @@ def test_the_buried_are_retried_under_their_version(
 
 
 def test_the_buried_are_dropped(shell: Shell, index_name: str, log: RedisLog, graves: list[str]) -> None:
-    assert "1 documents are forgotten" in shell("buried", "drop", index_name, graves[0], "--yes").stdout
+    assert "1 document forgotten" in shell("buried", "drop", index_name, graves[0], "--yes").stdout
     assert shell("buried", "drop", index_name, "--all", give="n\n").returncode == 1
     assert log.burials(index_name) == graves[1:]
-    assert "2 documents are forgotten" in shell("buried", "drop", index_name, "--all", give="y\n").stdout
+    assert "2 documents forgotten" in shell("buried", "drop", index_name, "--all", give="y\n").stdout
     assert log.burials(index_name) == []
     assert f"Nothing is buried for {index_name}" in shell("buried", "list", index_name).stdout
     assert json.loads(shell("buried", "list", index_name, "--json").stdout) == []

@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from filling import draining, films, held, made, own_log, settled
 
-from knnex.encoders import VectorCache
+from knnex.encoders import Encoder, VectorCache
 from knnex.engines import Engine, Request, path_of
-from knnex.errors import IngestIncomplete
-from knnex.ingest import Event, Patience, RedisLog, ingest
+from knnex.errors import IngestIncomplete, ModelUnavailable, SettingsError
+from knnex.ingest import Event, Patience, RedisLog, Target, ingest
 from knnex.mappings import Resolved, Spec, create, drop, load_spec
 from knnex.workers import Targets, drain
 
@@ -81,6 +81,134 @@ def test_a_document_that_kills_its_worker_is_buried_and_no_other(
     (buried,) = log.buried(index_name)
     assert (buried.id, buried.reason) == ("30", "the worker died 2 times while it worked on this document alone")
     assert sorted(map(int, held(engine, index_name))) == [n for n in range(64) if n != 30]
+
+
+class Dies(BaseException):
+    """What a SIGKILL looks like to those who outlive it: nothing is handed back."""
+
+
+def test_a_document_is_innocent_of_a_death_that_came_while_it_was_written(
+    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(engine, films(index_name, minilm), cache)
+    targets = Targets(engine, cache)
+    log.append([Event(index_name, "1", "upsert", {"id": 1, "title": "x"})])
+
+    def die(*_: object, **__: object) -> None:
+        raise Dies
+
+    for _ in range(5):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules["knnex.workers.drain"], "write_prepared", die)
+            with pytest.raises(Dies):
+                awaited(lambda: drain(log, targets, consumer="a", lease=0.2).taken and None)
+    awaited(lambda: drain(log, targets, consumer="b", lease=0.2).written)
+    assert log.buried(index_name) == []
+    assert sorted(held(engine, index_name)) == ["1"]
+
+
+class Wordless:
+    """A real encoder whose device is broken: it encodes nothing."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._encoder = encoder
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode_documents(self, _: list[str]) -> Any:
+        raise RuntimeError("no device")
+
+
+def test_a_broken_model_buries_no_suspect(
+    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
+) -> None:
+    target = made(engine, films(index_name, minilm), None)
+    broken = Target(
+        target.alias, target.stored, {"plot_vector": cast(Encoder, Wordless(target.encoders["plot_vector"]))}
+    )
+    log.append([Event(index_name, str(n), "upsert", {"id": n, "title": "x"}) for n in range(3)])
+    log.take(index_name, "dead", 3, 0.2)
+    awaited(lambda: drain(log, Opened(engine, broken), consumer="a", lease=0.2).taken)
+    assert log.buried(index_name) == []
+    assert log.backlog(index_name).total == 3
+    assert "no device" in str(log.paused(index_name))
+
+
+class Opened:
+    """One target, opened already; its opening takes as long as `meanwhile`."""
+
+    def __init__(self, engine: Engine, target: Target, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self.engine, self.target, self.meanwhile = engine, target, meanwhile
+
+    def get(self, _: str) -> Target:
+        self.meanwhile()
+        return self.target
+
+
+def test_events_are_kept_while_a_model_is_loaded(
+    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
+) -> None:
+    target = made(engine, films(index_name, minilm), cache)
+    log.append([Event(index_name, "1", "upsert", {"id": 1, "title": "x"})])
+    stolen: list[Any] = []
+
+    def meanwhile() -> None:
+        deadline = time.monotonic() + 1.2
+        while time.monotonic() < deadline:
+            stolen.extend(log.take(index_name, "other", 1, 0.6))
+
+    report = drain(log, Opened(engine, target, meanwhile), consumer="a", lease=0.6)
+    assert (stolen, report.written) == ([], 1)
+
+
+class Picky(Targets):
+    """Fails to open one index by an error that is not the engine's."""
+
+    error: Exception
+    alias: str
+
+    def get(self, alias: str) -> Target:
+        if alias == self.alias:
+            raise self.error
+        return super().get(alias)
+
+
+@pytest.mark.parametrize("error", [SettingsError("device 'cuda' cannot be used"), ValueError("a newer spec")], ids=type)
+def test_an_index_that_cannot_be_opened_keeps_no_other_waiting(
+    engine: Engine, index_name: str, log: RedisLog, error: Exception
+) -> None:
+    other = f"{index_name}-other"
+    spec = load_spec({"index": other, "fields": {"title": {"type": "text"}}})
+    engine.run(create(spec, engine.dialect, {}))
+    targets = Picky(engine)
+    targets.alias, targets.error = index_name, error
+    try:
+        log.append([Event(name, "1", "upsert", {"id": 1, "title": "x"}) for name in (index_name, other)])
+        report = drain(log, targets, consumer="a")
+        assert (report.written, report.handed_back) == (1, 1)
+        assert str(error) in str(log.paused(index_name))
+        assert log.backlog(index_name).total == 1
+    finally:
+        engine.run(drop(other))
+        log.forget(other)
+
+
+def test_a_model_that_cannot_be_loaded_is_not_tried_every_time(
+    engine: Engine, index_name: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(engine, films(index_name, str(tiny)))
+    monkeypatch.setattr("knnex.encoders.registry._loaded", {})
+    away = tiny.rename(tiny.with_name("away"))
+    targets = Targets(engine)
+    with pytest.raises(ModelUnavailable) as first:
+        targets.get(index_name)
+    away.rename(tiny)
+    with pytest.raises(ModelUnavailable) as second:
+        targets.get(index_name)
+    assert second.value is first.value
+    monkeypatch.setattr("knnex.workers.targets.TRY_AGAIN", 0.0)
+    assert targets.get(index_name).encoders
 
 
 def test_two_workers_share_the_work(
@@ -173,7 +301,7 @@ def test_a_blocked_engine_buries_nothing_and_counts_against_no_event(
 
     engine.run(put(path_of(target.stored.index, "_block", "write")))
     log.append([Event(index_name, str(n), "upsert", {"id": n, "title": "x"}) for n in range(3)])
-    for _ in range(4):
+    for _ in range(2):
         # Each time after the pause of a busy engine.
         awaited(lambda: drain(log, targets, consumer="a", lease=0.5, patience=Patience(attempts=1)).handed_back == 3)
     assert log.buried(index_name) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import pytest
 from filling import draining, films, held, made, own_log
 
 from knnex.encoders import VectorCache
-from knnex.engines import Engine, Request, path_of
-from knnex.errors import EncoderError, IngestIncomplete, LogUnavailable, ModelMismatch
+from knnex.engines import Access, Engine, Request, open_engine, path_of
+from knnex.errors import EncoderError, EngineUnreachable, IngestIncomplete, LogUnavailable, ModelMismatch
 from knnex.ingest import (
     Patience,
     Progress,
@@ -21,6 +22,8 @@ from knnex.ingest import (
     ingest_inline,
     make_target,
 )
+from knnex.ingest.tally import Tally
+from knnex.ingest.wait import Waiting
 from knnex.mappings import Spec
 
 FILMS: list[dict[str, Any]] = [
@@ -87,6 +90,45 @@ def test_a_poison_document_is_buried_and_its_neighbours_go_in(
     assert sorted(held(engine, index_name), key=int) == [str(n) for n in range(20) if n not in (5, 11)]
 
 
+def test_many_poison_documents_are_no_fault_of_a_model_that_does_others(
+    engine: Engine, index_name: str, minilm: str, cache: VectorCache
+) -> None:
+    target = stumbling(engine, films(index_name, minilm), RuntimeError, cache)
+    documents = [{"id": n, "title": f"poison {n}" if n < 9 else f"film {n}"} for n in range(20)]
+    for encoded in (11, 0):  # the second time the others are in the cache
+        report = ingest_inline(engine, target, documents)
+        assert (len(report.buried), report.in_index, report.encoded) == (9, 11, encoded)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_model_that_encodes_not_even_a_word_buries_nothing(
+    engine: Engine, index_name: str, minilm: str, cache: VectorCache, count: int
+) -> None:
+    target = made(engine, films(index_name, minilm), cache)
+    broken = Stumbling(target.encoders["plot_vector"], RuntimeError, word="")
+    target = Target(target.alias, target.stored, {"plot_vector": broken}, cache)
+    with pytest.raises(EncoderError, match=f"no document of {count} could be encoded"):
+        ingest_inline(engine, target, [{"id": n, "title": f"film {n}"} for n in range(count)])
+
+
+def test_a_document_whose_newest_form_is_refused_keeps_the_one_before(
+    engine: Engine, index_name: str, minilm: str, log: RedisLog, cache: VectorCache
+) -> None:
+    spec = films(index_name, minilm)
+    target = made(engine, spec, cache)
+    forms = [
+        {"id": 1, "title": "first"},
+        {"id": 1, "title": "second"},
+        {"id": 1, "title": "third", "year": "bad"},
+        {"id": 2, "title": "other"},
+    ]
+    with draining(log, engine, cache=cache):
+        told = [ingest(engine, spec, forms, log), ingest_inline(engine, target, forms)]
+    for report in told:
+        assert [one.id for one in report.buried] == ["1"]
+        assert {id_: one["title"] for id_, one in held(engine, index_name).items()} == {"1": "second", "2": "other"}
+
+
 def test_a_model_that_fails_on_everything_buries_nothing(
     engine: Engine, index_name: str, minilm: str, cache: VectorCache
 ) -> None:
@@ -119,6 +161,50 @@ def test_an_index_that_workers_leave_alone_is_told_with_the_reason(
     log.pause(index_name, "it was filled by another model")
     with pytest.raises(IngestIncomplete, match="leave them alone: it was filled by another model"):
         ingest(engine, spec, FILMS, log, patience=0.1)
+
+
+def test_an_engine_that_takes_nothing_is_told_with_its_reason(
+    engine: Engine, index_name: str, minilm: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knnex.ingest.wait._BLOCKED", 0.2)
+    spec = films(index_name, minilm)
+    made(engine, spec)
+    log.announce(index_name, {}, 60)
+    log.rest(index_name, "429 flood-stage watermark", 60)
+    with pytest.raises(IngestIncomplete, match="the engine does not take them: 429 flood-stage") as caught:
+        ingest(engine, spec, FILMS, log, patience=0.1)
+    assert "nothing is lost" in str(caught.value.hint)
+    log.retire(index_name)
+
+
+def test_reading_pauses_where_too_many_bytes_wait(
+    engine: Engine, index_name: str, minilm: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["knnex.ingest.ingest"], "MOST_WAITING_BYTES", 100_000)
+    spec = films(index_name, minilm)
+    made(engine, spec)
+    read: list[int] = []
+
+    def documents() -> Iterator[dict[str, Any]]:
+        for number in range(2000):
+            read.append(number)
+            yield {"id": number, "title": "x" * 1000}
+
+    with pytest.raises(IngestIncomplete, match="no worker is running"):
+        ingest(engine, spec, documents(), log, patience=0.1)
+    assert len(read) == 500
+
+
+def test_a_server_that_is_started_again_is_waited_for(
+    engine: Engine, engine_url: str, index_name: str, minilm: str, log: RedisLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    tally = Tally(engine, films(index_name, minilm), None, None)
+    addresses = ["http://127.0.0.1:1", "http://127.0.0.1:1", engine_url]
+    waiting = Waiting(log, index_name, tally, patience=15)
+    waiting.steadily(lambda: open_engine(addresses.pop(0), Access())).close()
+    assert caplog.text.count("Waiting: no answer from http://127.0.0.1:1") == 1
+    with pytest.raises(EngineUnreachable):
+        Waiting(log, index_name, tally, patience=0.01).steadily(lambda: open_engine("http://127.0.0.1:1", Access()))
 
 
 def test_an_unreachable_log_takes_nothing(engine: Engine, index_name: str, minilm: str) -> None:

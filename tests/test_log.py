@@ -104,6 +104,9 @@ def test_what_is_handed_back_is_taken_at_once_and_not_held_against_it(log: Redis
     back = log.take(index, "b", 2, 60)
     assert back == taken
     assert log.blame(index, taken[0].position) == 1
+    assert log.blame(index, taken[0].position) == 2
+    log.acquit(index, taken[0].position)
+    assert log.blame(index, taken[0].position) == 1
     log.release(index, "b", back, 60, 30)
     assert log.take(index, "c", 2, 60) == []
     log.release(index, "b", back, 60, 0)
@@ -121,6 +124,8 @@ def test_the_buried_are_kept_listed_retried_and_dropped(log: RedisLog, index: st
     assert [(one.id, one.reason, one.attempts) for one in found] == [(str(n), f"reason {n}", 1) for n in range(3)]
     assert time.time() - 60 < found[0].buried_at <= time.time()
     assert [one.position for one in log.buried(index, after=positions[0], limit=1)] == [positions[1]]
+    assert log.burials(index) == positions
+    assert log.counts(index)["buried"] == 3
     assert log.find_buried(index, [positions[2], "9-9"]) == {positions[2]: found[2]}
     assert log.drop_buried(index, [positions[0]]) == 1
     assert log.retry_buried(index, [positions[1]]) == 1
@@ -154,6 +159,45 @@ def test_a_log_that_was_wiped_starts_again(log: RedisLog, index: str) -> None:
     assert log.take(index, "a", 1, 60) == []
     log.append(events(index, 1))
     assert len(log.take(index, "a", 1, 60)) == 1
+
+
+def test_an_index_dropped_by_another_process_is_begun_anew(log: RedisLog, index: str) -> None:
+    other = RedisLog(log.url)
+    log.append(events(index, 1))
+    other.forget(index)
+    assert log.take(index, "a", 1, 60) == []
+    assert index not in log.indexes()
+    log.append(events(index, 2))
+    # In a stream without a group, or of an index that is not listed, no worker would find them.
+    assert index in other.indexes()
+    assert log.backlog(index).total == 2
+    assert len(other.take(index, "a", 9, 60)) == 2
+    other.close()
+
+
+def test_a_batch_of_large_documents_ends_at_its_bytes(
+    log: RedisLog, index: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("knnex.ingest.redis_log.BATCH_BYTES", 500_000)
+    positions = log.append([Event(index, str(n), "upsert", {"title": "x" * 10_000}) for n in range(100)])
+    taken = log.take(index, "a", 512, 60)
+    assert [one.position for one in taken] == positions[:64]
+    assert [one.position for one in log.take(index, "b", 512, 60)] == positions[64:]
+    log.release(index, "a", taken, 60, 0)
+    assert [one.position for one in log.take(index, "c", 512, 60)] == positions[:64]
+
+
+def test_why_an_index_rests_is_told_until_something_of_it_is_settled(log: RedisLog, index: str) -> None:
+    (position,) = log.append(events(index, 1))
+    assert [log.rest(index, reason, 60) for reason in ("full", "full", "gone")] == [True, False, True]
+    assert log.resting(index) == "gone"
+    log.settle(index, [])
+    assert log.resting(index) == "gone"
+    log.settle(index, [position])
+    assert log.resting(index) is None
+    log.rest(index, "full", 0.001)
+    while log.resting(index):
+        pass
 
 
 def test_pauses_and_workers_are_seen_by_others(log: RedisLog, index: str) -> None:

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -149,12 +150,21 @@ def test_bad_rows_of_csv_are_named_and_stop_no_other(tmp_path: Path) -> None:
     assert len(found) == 7
 
 
+def test_a_quote_that_is_never_closed_is_told_where_it_opens(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,title\n1,x\n2,"y\n3,z\n')
+    (found,) = reasons(path)
+    assert found == f"{path} line 3: not CSV: unexpected end of data; a quote is opened here and never closed"
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "the file is empty; the first line must name the columns"),
         (b"id,title,id\n1,2,3", "the header names 'id' more than once"),
         (b"id,,x\n1,2,3", "the header has a column without a name"),
+        (b"id;title\n1;x", "the header has no column 'id', the id; it names 'id;title'"),
+        ("id,title\n1,x".encode("utf-16"), "the header is not UTF-8: save the file with that encoding"),
     ],
 )
 def test_a_header_that_names_no_columns_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -201,6 +211,28 @@ def test_a_damaged_packed_file_gives_what_is_good_and_says_where_it_ends(
     assert "damaged" in found[-3].reason or "not JSON" in found[-3].reason
 
 
+def test_values_of_parquet_that_python_cannot_hold_are_named_and_stop_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    title = pa.Array.from_buffers(
+        pa.string(), 3, [None, pa.py_buffer(np.array([0, 1, 2, 3], np.int32)), pa.py_buffer(b"x\xffz")]
+    )
+    table = pa.table(
+        {
+            "id": ["1", "2", "3"],
+            "title": title,
+            "far": pa.array([None, None, 1 << 62], pa.timestamp("us")),
+            "exact": pa.array([1, None, None], pa.timestamp("ns", "UTC")),
+            "cast": pa.array([[("a", 1)], None, None], pa.map_(pa.string(), pa.int64())),
+        }
+    )
+    pq.write_table(table, path)
+    good = {"id": "1", "title": "x", "exact": "1970-01-01T00:00:00.000000001Z", "cast": {"a": 1}}
+    assert [one for one in documents(path) if not isinstance(one, Refused)] == [good]
+    second, third = reasons(path)
+    assert second.startswith(f"{path} row 2: a value cannot be read: 'utf-8' codec")
+    assert third == f"{path} row 3: a value cannot be read: date value out of range"
+
+
 def test_a_damaged_row_group_gives_the_rows_before_it(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     rows = [{"id": str(n), "title": f"{n} " * 400} for n in range(4000)]
@@ -222,12 +254,14 @@ def test_files_that_cannot_be_opened_are_errors_before_anything_is_read(tmp_path
     (tmp_path / "c.xlsx").write_bytes(b"x")
     (tmp_path / "d").write_bytes(b"x")
     (tmp_path / "e.csv").mkdir()
+    pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["id", "id"]), tmp_path / "f.parquet")
     for name, reason in {
         "none.csv": "No such file or directory",
         "b.parquet": "is no Parquet file",
         "c.xlsx": "no reader for '.xlsx'",
         "d": "no reader for 'a name without suffix'",
         "e.csv": "Is a directory",
+        "f.parquet": "names 'id' more than once",
     }.items():
         with pytest.raises(InputError, match=reason) as caught:
             read_files([good, tmp_path / name], SPEC)

@@ -17,15 +17,17 @@ from uuid import uuid4
 import orjson
 import pytest
 from filling import films, held, made, own_log, settled
+from homes import open_home, until
 
 from knnex.encoders import VectorCache
 from knnex.engines import Engine
+from knnex.engines.embedded import status, up
 from knnex.errors import EngineUnreachable, LogUnavailable, SettingsError
 from knnex.ingest import Event, RedisLog, ingest
 from knnex.mappings import create, load_spec
 from knnex.settings import Settings
 from knnex.workers import QUEUE, TASK, Worker, make_app, ring, run_worker
-from knnex.workers.app import drain_safely
+from knnex.workers.app import Sweeper, drain_safely
 from knnex.workers.run import check_pool
 
 WORKER = "import sys; from knnex.workers import run_worker; sys.exit(run_worker())"
@@ -152,6 +154,85 @@ def test_a_killed_worker_loses_nothing(
         producer.join()
     assert [(one.in_index, one.buried, one.complete) for one in reports] == [(150, (), True)]
     assert len(held(engine, index_name)) == 150
+
+
+def test_models_are_loaded_before_they_are_needed_and_a_redis_killed_in_the_middle_loses_nothing(
+    engine: Engine, engine_url: str, index_name: str, minilm: str, tmp_path: Path
+) -> None:
+    spec = films(index_name, minilm)
+    made(engine, spec)
+    with open_home() as home:
+        log = RedisLog(str(up("redis", home=home).redis_url))
+        log.settle(index_name, log.append([Event(index_name, "0", "upsert", {"id": 0})]))
+        reports: list[Any] = []
+
+        def documents() -> Iterator[dict[str, Any]]:
+            for number in range(300):
+                yield {"id": number, "title": f"film {number}"}
+                sent.set() if number == 150 else None
+                go.wait() if number == 150 else None
+
+        sent, go = threading.Event(), threading.Event()
+        producer = threading.Thread(target=lambda: reports.append(ingest(engine, spec, documents(), log, patience=30)))
+        with running(engine_url, log, tmp_path, LEASE=1, BATCH=10) as worker:
+            worker.until(lambda: any(facts["model"] == minilm for facts in log.workers().values()))
+            producer.start()
+            sent.wait()
+            kill_redis(home)
+            go.set()
+            assert up("redis", home=home).redis_url == log.url
+            worker.until(lambda: bool(reports))
+            producer.join()
+            assert worker.end(signal.SIGTERM) == 0
+            assert "Traceback" not in worker.output.read_text()
+        log.close()
+    assert [(one.in_index, one.buried, one.complete) for one in reports] == [(300, (), True)]
+    assert len(held(engine, index_name)) == 300
+
+
+def kill_redis(home: Path) -> None:
+    (server,) = status(home)
+    os.kill(server.pid, signal.SIGKILL)
+    until(lambda: not status(home)[0].alive)
+
+
+def test_an_index_that_cannot_be_opened_stops_no_preloading(
+    engine: Engine, engine_url: str, index_name: str, minilm: str, log: RedisLog, tmp_path: Path
+) -> None:
+    absent = f"{index_name}-absent"
+    made(engine, films(f"{index_name}", minilm))
+    try:
+        log.append([Event(name, "1", "upsert", {"id": 1}) for name in (absent, index_name)])
+        worker = Worker(Settings(redis_url=log.url, url=engine_url, cache_dir=tmp_path))
+        worker.preload()
+        assert worker.facts()["model"] == minilm
+        assert log.paused(absent) is None
+    finally:
+        log.forget(absent)
+
+
+def test_the_sweeper_outlives_an_error_nobody_foresaw(
+    index_name: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(Settings(redis_url=log.url), name=index_name)
+    facts, failures = worker.facts, [RuntimeError("dictionary changed size during iteration")]
+
+    def failing() -> dict[str, Any]:
+        if failures:
+            raise failures.pop()
+        return facts()
+
+    monkeypatch.setattr(worker, "facts", failing)
+    sweeper = Sweeper(worker, lambda: None)
+    sweeper.start()
+    deadline = time.monotonic() + 60
+    while index_name not in log.workers():
+        assert sweeper.is_alive()
+        assert time.monotonic() < deadline
+    worker.stop.set()
+    sweeper.join()
+    assert "dictionary changed size" in caplog.text
+    log.retire(index_name)
 
 
 def test_a_worker_told_to_stop_finishes_its_batch(

@@ -208,16 +208,21 @@ class Sweeper(threading.Thread):
         super().__init__(name="knnex-sweeper", daemon=True)
         self._worker, self._press = worker, press
         self._announced = self._looked = 0.0
+        self._cut_off = False
 
     def run(self) -> None:
         """Until the worker stops."""
         while not self._worker.stop.is_set():
             try:
                 self.sweep()
+                if self._cut_off:
+                    log.warning("%s answers again", self._worker.log.address, extra={"action": "log_back"})
+                    self._cut_off = False
                 # A stream of appends would otherwise keep this loop spinning.
                 self._worker.stop.wait(SHORTEST_SWEEP if self._worker.log.wait(SWEEP_EVERY) else 0)
             except LogUnavailable as error:
-                log.warning("%s", error, extra={"action": "sweep_failed"})
+                log.log(logging.DEBUG if self._cut_off else logging.WARNING, "%s", error, extra={"action": "cut_off"})
+                self._cut_off = True
                 self._worker.stop.wait(SWEEP_EVERY)
             except Exception:  # without the sweeper a worker would look dead and hear no lost doorbell
                 log.exception("A look into the log failed", extra={"action": "sweep_failed"})

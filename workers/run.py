@@ -95,9 +95,18 @@ def _keep_logging(**_: Any) -> None:
     """That somebody listens to this signal keeps Celery from setting up logging by itself."""
 
 
+def _without_traces(record: logging.LogRecord) -> bool:
+    """Where a connection breaks, Celery prints pages of its own and other libraries' lines; the message says it."""
+    if not record.name.startswith("knnex") and record.exc_info:
+        record.exc_info = record.exc_text = None
+    return True
+
+
 def _log_to_terminal(verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    if not verbose:
+        handler.addFilter(_without_traces)
     for name, level in (("knnex", logging.INFO), ("celery", logging.WARNING), ("kombu", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.addHandler(handler)
