@@ -9,6 +9,7 @@ order of the ways turns. A round counts only when the index holds every document
 from __future__ import annotations
 
 import argparse
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class Bench:
 
     def __init__(self, cluster: Cluster, texts: list[str]) -> None:
         self.cluster, self.texts, self.number = cluster, texts, 0
+        self.salt = secrets.token_hex(2)
         encoder = load_encoder(self.spec("any").embeddings["meaning"])
         assert isinstance(encoder, TextEncoder)
         self.encoder, self.model = encoder, encoder.model.model
@@ -46,8 +48,8 @@ class Bench:
         )
 
     def documents(self, number: int) -> list[dict[str, str]]:
-        """This round's documents: a word makes every text a new one."""
-        return [{"id": str(place), "text": f"{number} {text}"} for place, text in enumerate(self.texts)]
+        """This round's documents: two words make every text a new one, in this run and in any other."""
+        return [{"id": str(place), "text": f"{self.salt} {number} {text}"} for place, text in enumerate(self.texts)]
 
     def timed(self, number: int, work: Callable[[str, list[dict[str, str]]], None]) -> float:
         """Documents per second of `work` on a new index, which is checked and dropped afterwards."""

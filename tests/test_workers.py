@@ -183,6 +183,7 @@ def test_models_are_loaded_before_they_are_needed_and_a_redis_killed_in_the_midd
             assert up("redis", home=home).redis_url == log.url
             worker.until(lambda: bool(reports))
             producer.join()
+            kill_redis(home)
             assert worker.end(signal.SIGTERM) == 0
             assert "Traceback" not in worker.output.read_text()
         log.close()

@@ -6,9 +6,10 @@ import logging
 import shutil
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
-from ..errors import SettingsError
+from ..errors import LogUnavailable, SettingsError
 from ..settings import Settings, settings
 from .app import QUEUE, make_app
 
@@ -55,7 +56,8 @@ def run_worker(
         celery.start()
     finally:
         worker.stop.set()
-        worker.log.retire(worker.name)
+        with suppress(LogUnavailable):  # then it is forgotten by itself
+            worker.log.retire(worker.name)
     log.info("Worker %s has stopped", worker.name, extra={"action": "worker_stopped", "worker": worker.name})
     return int(celery.exitcode or 0)
 
