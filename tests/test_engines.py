@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ ASYNC = {"elasticsearch": ("elasticsearch", "AsyncElasticsearch"), "opensearch":
 
 
 def client(kind: tuple[str, str], url: str, **options: Any) -> Any:
-    return getattr(pytest.importorskip(kind[0]), kind[1])(url, **options)
+    return getattr(import_module(kind[0]), kind[1])(url, **options)
 
 
 @pytest.mark.feature("Connect by URL")
