@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from ..errors import SettingsError
 from .clients import sender
+from .dialect import Dialect
 from .engine import AsyncEngine, Engine, identify
 from .wire import drive
 
@@ -96,26 +97,26 @@ def check_url(url: str) -> str:
 
 def open_engine(url: str, access: Access) -> Engine:
     """An engine by its URL. Raises SettingsError, EngineUnreachable, AccessDenied, EngineError."""
-    return _open(url, access, asynchronous=False)  # type: ignore[return-value]
+    url, access = _signed(check_url(url), access)
+    dialect = _dialect(url, access)
+    return Engine(_client(dialect.product, url, access), dialect)
 
 
 def open_async_engine(url: str, access: Access) -> AsyncEngine:
     """The same with an async client; what the server is, is asked at once and blocks for that."""
-    return _open(url, access, asynchronous=True)  # type: ignore[return-value]
+    url, access = _signed(check_url(url), access)
+    dialect = _dialect(url, access)
+    return AsyncEngine(_async_client(dialect.product, url, access), dialect)
 
 
-def _open(url: str, access: Access, *, asynchronous: bool) -> Engine | AsyncEngine:
+def _dialect(url: str, access: Access) -> Dialect:
     from opensearchpy import OpenSearch  # speaks to both, and asks no product of its server
 
-    url, access = _signed(check_url(url), access)
     probe = OpenSearch(url, max_retries=0, **access.opensearch())
     try:
-        dialect = drive(identify(), sender(probe, "application/{}"))
+        return drive(identify(), sender(probe, "application/{}"))
     finally:
         probe.close()
-    make = _async_client if asynchronous else _client
-    client = make(dialect.product, url, access)
-    return AsyncEngine(client, dialect) if asynchronous else Engine(client, dialect)
 
 
 def _signed(url: str, access: Access) -> tuple[str, Access]:

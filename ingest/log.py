@@ -8,9 +8,6 @@ from typing import Any, Protocol
 
 from .events import Event
 
-#: Where an event failed: at reading it, encoding its text, or writing it.
-STEPS = ("load", "embed", "write")
-
 
 @dataclass(frozen=True, slots=True)
 class Delivered:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from knnex.encoders import VectorCache, fingerprint, load_encoder
+from knnex.encoders import VectorCache, resolve
 from knnex.engines import Engine
 from knnex.ingest import EventLog, RedisLog, Target, make_target
-from knnex.mappings import Resolved, Spec, create, load_spec
+from knnex.mappings import Spec, create, load_spec
 from knnex.workers import Targets, drain
 
 FIELDS: dict[str, Any] = {
@@ -31,11 +31,7 @@ def films(index: str, model: str, **changes: Any) -> Spec:
 
 def made(engine: Engine, spec: Spec, cache: VectorCache | None = None) -> Target:
     """The index of a spec, created and open for writing."""
-    resolved = {}
-    for name, embedding in spec.embeddings.items():
-        encoder = load_encoder(embedding)
-        resolved[name] = Resolved(encoder.dims, fingerprint(encoder, embedding))
-    stored, _ = engine.run(create(spec, engine.dialect, resolved))
+    stored, _ = engine.run(create(spec, engine.dialect, resolve(spec)))
     return make_target(spec.index, stored, cache)
 
 
