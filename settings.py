@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -31,11 +32,17 @@ class Settings(BaseSettings):
     verify_certs: bool = True
     # Redis: the event log and the Celery broker; unset, the embedded one of `home`, else redis://localhost:6379/0.
     redis_url: str | None = None
+    # The event log, where it is not that Redis: redis://, rediss://, unix://, sqlite:///FILE, postgresql+psycopg://.
+    log_url: SecretStr | None = None
+    # The Celery broker; unset, the Redis of the log, and each worker's own memory where the log is a database.
+    broker_url: SecretStr | None = None
     # Where embedded servers keep data, logs and their state.
     home: Path = Path(".knnex")
     # Where downloads and encoded vectors are kept between runs.
     cache_dir: Path = Field(default_factory=_cache_root)
     java_home: Path | None = None
+    # Bytes of vectors kept there; those not used for longest go first.
+    cache_bytes: int = Field(default=4 << 30, ge=1 << 20)
     # cpu, cuda, mps; unset, the best one there is.
     device: str | None = None
     # Model name -> local directory, for machines that cannot reach the model hub.
@@ -44,6 +51,14 @@ class Settings(BaseSettings):
     batch: int = Field(default=512, ge=1, le=10_000)
     # Seconds after which the events of a silent worker are given to another.
     lease: float = Field(default=15.0, gt=0)
+    # Seconds a model may take for one batch, after which the worker ends itself: it hangs.
+    deadline: float = Field(default=300.0, gt=0)
+    # Events of an index that may wait in the log, beyond which producers are told to come back later.
+    max_waiting: int = Field(default=1_000_000, ge=1)
+    # What producers that send events over HTTP have to present; unset, only this machine is served.
+    token: SecretStr | None = None
+    # text for people, json for collectors of logs.
+    log_format: Literal["text", "json"] = "text"
     # Seconds to wait for one answer of the engine.
     timeout: float = Field(default=30.0, gt=0)
 

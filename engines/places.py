@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import SettingsError
 from ..settings import Settings
@@ -17,9 +18,19 @@ def engine_url(settings: Settings) -> str:
 
 
 def log_url(settings: Settings) -> str:
-    """The URL of the event log and Celery broker: KNNEX_REDIS_URL, the embedded Redis, redis://localhost:6379/0."""
+    """The event log's URL: KNNEX_LOG_URL, KNNEX_REDIS_URL, the embedded Redis, redis://localhost:6379/0."""
+    if settings.log_url:
+        return settings.log_url.get_secret_value()
     embedded = None if settings.redis_url else running(settings.home)
     return settings.redis_url or (embedded and embedded.redis_url) or "redis://localhost:6379/0"
+
+
+def broker_url(settings: Settings) -> str:
+    """Celery's broker: KNNEX_BROKER_URL, the Redis of the log, else the worker's own memory, where it rings itself."""
+    if settings.broker_url:
+        return settings.broker_url.get_secret_value()
+    url = log_url(settings)
+    return url if urlsplit(url).scheme in ("redis", "rediss", "unix") else "memory://"
 
 
 def access(settings: Settings, **given: Any) -> Access:

@@ -6,7 +6,9 @@ from .apply import BatchReport, apply_events
 from .bulk import Item, Outcome, Patience, write
 from .events import Event, Origin, Refused, accept
 from .ingest import delete, delete_inline, ingest, ingest_inline
-from .log import Backlog, Buried, Delivered, EventLog
+from .log import Backlog, Buried, Delivered, EventLog, Mark
+from .logs import open_log
+from .positions import LANES, Lane
 from .prepare import Casualty, Target
 from .readers import count_rows, read_files
 from .redis_log import RedisLog
@@ -14,6 +16,7 @@ from .report import Progress, Report
 from .target import make_target
 
 __all__ = [
+    "LANES",
     "Backlog",
     "BatchReport",
     "Buried",
@@ -22,6 +25,8 @@ __all__ = [
     "Event",
     "EventLog",
     "Item",
+    "Lane",
+    "Mark",
     "Origin",
     "Outcome",
     "Patience",
@@ -38,6 +43,7 @@ __all__ = [
     "ingest",
     "ingest_inline",
     "make_target",
+    "open_log",
     "read_files",
     "write",
 ]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from ..engines import Engine
 from ..errors import EncoderError
 from .bulk import Patience, write
+from .conflicts import conflicting
 from .events import Event
 from .prepare import Casualty, Prepared, Target, coalesce, prepare
+from .updates import resolve_updates
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +53,40 @@ def apply_events(
     sleep: Callable[[float], object] = time.sleep,
 ) -> BatchReport:
     """Encode and write a batch. Raises EncoderError where the model fails on everything, IndexMissing, AccessDenied."""
-    prepared = prepare_safely(target, events)
-    return write_prepared(engine, target, prepared, patience=patience, sleep=sleep)
+    updates = [event for event in events if event.op == "update"]
+    others = [event for event in events if event.op != "update"]
+    done = BatchReport()
+    if others or not updates:
+        done += write_prepared(engine, target, prepare_safely(target, others), patience=patience, sleep=sleep)
+    return done + apply_updates(engine, target, updates, patience=patience, sleep=sleep) if updates else done
+
+
+def apply_updates(
+    engine: Engine,
+    target: Target,
+    events: Sequence[Event],
+    *,
+    patience: Patience | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> BatchReport:
+    """Apply partial updates to what the index holds now; of those of one document that fail together, each alone."""
+    resolved = resolve_updates(engine, target, events, patience=patience, sleep=sleep)
+    prepared = prepare_safely(target, resolved.whole)
+    done = write_prepared(engine, target, prepared, patience=patience, sleep=sleep)
+    parts = resolved.parts
+    blamed, waiting = {one.event.id for one in done.buried}, {one.event.id for one in done.failed}
+    single = [replace(one, event=parts[one.event.id][0]) for one in done.buried if len(parts[one.event.id]) == 1]
+    alone = replace(
+        done,
+        written=done.written + sum(len(several) - 1 for id_, several in parts.items() if id_ not in blamed | waiting),
+        stale=done.stale + len(resolved.stale),
+        buried=(*single, *resolved.absent),
+        failed=tuple(Casualty(part, one.reason) for one in done.failed for part in parts[one.event.id]),
+    )
+    for id_ in sorted(blamed):
+        for part in parts[id_] if len(parts[id_]) > 1 else ():
+            alone += apply_updates(engine, target, [part], patience=patience, sleep=sleep)
+    return alone
 
 
 def write_prepared(
@@ -69,12 +103,14 @@ def write_prepared(
     written = deleted = 0
     stale = len(prepared.covered)
     unwritten: set[str] = set()
+    doubtful = list(prepared.covered)
     for outcome in outcomes:
         event = prepared.events[outcome.id]
         if outcome.status == "written":
             written, deleted = (written, deleted + 1) if event.op == "delete" else (written + 1, deleted)
         elif outcome.status == "stale":
             stale += 1
+            doubtful.append(event)
         else:
             unwritten.add(outcome.id)
             (buried if outcome.status == "buried" else failed).append(Casualty(event, outcome.reason))
@@ -82,14 +118,15 @@ def write_prepared(
     reason = "a newer event of this document waits to be written"
     held = [Casualty(event, reason) for event in prepared.covered if event.id in waiting]
     fallen = {casualty.event.id for casualty in buried}
+    conflicts = conflicting(engine, target, doubtful, prepared.events) if target.spec.version else []
     next_best = [event for event in prepared.covered if event.id in fallen]
     report = BatchReport(
         written=written,
-        stale=stale - len(held) - len(next_best),
+        stale=stale - len(held) - len(next_best) - len(conflicts),
         deleted=deleted,
         encoded=prepared.encoded,
         cached=prepared.cached,
-        buried=tuple(buried),
+        buried=(*buried, *conflicts),
         failed=(*failed, *held),
         without_vector=tuple(one for one in prepared.without_vector if one.event.id not in unwritten),
     )

@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
 from ..errors import InputError
 from ..mappings import PROVENANCE, Spec
+from .positions import version_of
 from .render import text_of
 
-Op = Literal["upsert", "delete"]
+Op = Literal["upsert", "delete", "update"]
 SCHEMA = 1
 #: Both engines refuse a whole bulk request for one longer id.
 MAX_ID_BYTES = 512
@@ -65,26 +66,17 @@ class Event:
     version: int | None = None
     routing: str | None = None
     position: str | None = None
+    # The W3C traceparent of who sent it, where traces are kept.
+    trace: str | None = None
 
     @property
     def order(self) -> int:
-        """The version to write: the producer's, else the log's (milliseconds << 20 | sequence)."""
+        """The version to write: the producer's, else that of its position in the log."""
         if self.version is not None:
             return self.version
         if self.position is None:
             raise InputError(f"event for {self.id!r} has neither version nor position", hint="append it to a log")
         return version_of(self.position)
-
-
-def version_of(position: str) -> int:
-    """The version a position of the log stands for: `(ms << 20) | sequence`, growing as positions do.
-
-    Raises InputError from 2^20 events in one millisecond on, which no log reaches.
-    """
-    milliseconds, sequence = (int(part) for part in position.split("-"))
-    if sequence >= 1 << 20:
-        raise InputError(f"position {position} has no version: more than 2^20 events in one millisecond")
-    return milliseconds << 20 | sequence
 
 
 def dump(event: Event) -> bytes:
@@ -95,6 +87,8 @@ def dump(event: Event) -> bytes:
         body["version"] = event.version
     if event.routing is not None:
         body["routing"] = event.routing
+    if event.trace is not None:
+        body["trace"] = event.trace
     return orjson.dumps(body, option=_OPTIONS)
 
 
@@ -102,7 +96,7 @@ def load(data: bytes, position: str | None = None) -> Event:
     """The event of `dump`. Raises InputError for what no version of knnex up to this one has written."""
     try:
         body = orjson.loads(data)
-        if body["schema"] != SCHEMA or body["op"] not in ("upsert", "delete"):
+        if body["schema"] != SCHEMA or body["op"] not in get_args(Op):
             raise InputError(
                 f"event {position}: schema {body['schema']!r}, op {body['op']!r} are unknown here",
                 hint="a newer knnex wrote it: update this worker",
@@ -115,6 +109,7 @@ def load(data: bytes, position: str | None = None) -> Event:
             version=body.get("version"),
             routing=body.get("routing"),
             position=position,
+            trace=body.get("trace"),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"event {position} is damaged: {type(error).__name__} {error}") from None
@@ -131,7 +126,8 @@ def accept(
     """The event of a document, or the reason why it is none.
 
     Checks what would spoil a whole bulk request or be lost silently; whether a field fits its type is the engine's to
-    say. Lone surrogates, which no engine can give back, become U+FFFD.
+    say. Lone surrogates, which no engine can give back, become U+FFFD. With op `update` the document holds the fields
+    to change and no others.
     """
     try:
         if not isinstance(document, Mapping):
@@ -141,7 +137,9 @@ def accept(
         identity = _id(spec, body)
         _check_names(spec, body)
         routing, version = _routing(spec, body), _version(spec, body)
-        if op == "upsert":
+        if op == "update" and not body.keys() - {spec.id}:
+            raise InputError("it changes nothing: an update names the fields to change")
+        if op != "delete":
             for embedding in spec.embeddings.values():
                 text_of(embedding.source, body)
         else:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .events import Event
+from .positions import Lane
+
+#: Updates where they are the oldest of all that is unsettled, then live events, then the backfill.
+DRAINED: tuple[Lane, ...] = ("updates", "live", "backfill")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +52,58 @@ class Buried:
         return self.event.id if self.event else ""
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a source of documents was read; noted in one step with the events, so that neither gets ahead."""
+
+    source: str
+    count: int
+
+
 class EventLog(Protocol):
     """A durable, totally ordered, append-only log with one reading group per index.
 
     An event given to `append` stays until `settle` names its position, whatever dies in between: taken by a worker it
-    is pending, and goes to another one once it has been silent for `lease` seconds. Every method raises LogUnavailable.
+    is pending, and goes to another one once it has been silent for `lease` seconds. A position tells its lane; over all
+    lanes of an index, what is appended later has a greater version. Every method raises LogUnavailable.
     """
+
+    @property
+    def address(self) -> str:
+        """Where it is, for messages, without credentials."""
+        ...
 
     def check(self) -> tuple[str, ...]:
         """Refuse a log that could lose events; warnings about what could not be asked."""
         ...
 
+    def close(self) -> None:
+        """Close the connections."""
+        ...
+
+    def now(self) -> int:
+        """The log's clock, in milliseconds: that of its positions."""
+        ...
+
     def indexes(self) -> tuple[str, ...]:
-        """The indexes that ever had an event."""
+        """The indexes that ever had an event, sorted."""
         ...
 
-    def append(self, events: Sequence[Event]) -> list[str]:
-        """Append events, all or none of each index; their positions, growing."""
+    def append(self, events: Sequence[Event], lane: Lane = "live", mark: Mark | None = None) -> list[str]:
+        """Append at most 10,000 events, all or none of each index; their positions, growing.
+
+        Updates go to the lane `updates`, whatever is said. A mark is kept with the events of the first one's index.
+        """
         ...
 
-    def take(self, index: str, consumer: str, count: int, lease: float) -> list[Delivered]:
-        """Up to `count` events: first those whose worker has been silent for `lease` seconds, then new ones."""
+    def take(
+        self, index: str, consumer: str, count: int, lease: float, lanes: Sequence[Lane] = DRAINED
+    ) -> list[Delivered]:
+        """Up to `count` events of these lanes: first those whose worker was silent for `lease` seconds, then new ones.
+
+        Either updates alone or none. Updates are given out in their order, to one worker at a time, and only when
+        nothing that was accepted before the first of them is unsettled, in any lane.
+        """
         ...
 
     def heartbeat(self, index: str, consumer: str, positions: Sequence[str]) -> set[str]:
@@ -89,8 +124,24 @@ class EventLog(Protocol):
         """In one step: drop these positions from the log, keep what is buried, add to the index's counters."""
         ...
 
-    def backlog(self, index: str) -> Backlog:
-        """What is not settled yet."""
+    def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
+        """What is not settled yet, in one lane or in all."""
+        ...
+
+    def wait(self, timeout: float) -> bool:
+        """Block until an event is appended to any index, `timeout` seconds at most; whether one was."""
+        ...
+
+    def forget(self, index: str) -> None:
+        """Drop all that the log holds of an index: for one that is gone."""
+        ...
+
+    def marks(self, index: str) -> dict[str, int]:
+        """How far each source was read that was not read to its end."""
+        ...
+
+    def unmark(self, index: str, source: str) -> None:
+        """Forget how far a source was read."""
         ...
 
     def buried(self, index: str, after: str | None = None, limit: int = 100) -> list[Buried]:
@@ -99,6 +150,18 @@ class EventLog(Protocol):
 
     def find_buried(self, index: str, positions: Sequence[str]) -> dict[str, Buried]:
         """Those of the positions that are buried."""
+        ...
+
+    def burials(self, index: str) -> list[str]:
+        """The positions of all that is buried, in the order of their burial."""
+        ...
+
+    def retry_buried(self, index: str, positions: Sequence[str]) -> int:
+        """Append buried events again, under the version they had; how many."""
+        ...
+
+    def drop_buried(self, index: str, positions: Sequence[str]) -> int:
+        """Forget buried events; how many."""
         ...
 
     def counts(self, index: str) -> dict[str, int]:
@@ -113,12 +176,12 @@ class EventLog(Protocol):
         """Note that this event, tried alone, did no harm."""
         ...
 
-    def pause(self, index: str, reason: str | None) -> None:
-        """Record why no worker works on an index, or with None that it goes on."""
+    def pause(self, index: str, reason: str | None, lane: Lane | None = None) -> None:
+        """Record why no worker works on an index or one lane of it, or with None that it goes on."""
         ...
 
-    def paused(self, index: str) -> str | None:
-        """Why no worker works on an index."""
+    def paused(self, index: str, lane: Lane | None = None) -> str | None:
+        """Why no worker works on an index (not asking its lanes), or on one lane of it (not asking the index)."""
         ...
 
     def rest(self, index: str, reason: str, seconds: float) -> bool:
@@ -129,10 +192,30 @@ class EventLog(Protocol):
         """Why an index has to wait for its engine."""
         ...
 
+    def remember(self, index: str, name: str, value: str | None) -> None:
+        """Keep a small text about an index, such as how far its change feed was read; None forgets it."""
+        ...
+
+    def recall(self, index: str, name: str) -> str | None:
+        """What was kept under a name."""
+        ...
+
+    def hold(self, name: str, owner: str, seconds: float) -> bool:
+        """Become, or stay, the only holder of a name for so many seconds; whether `owner` holds it now."""
+        ...
+
     def announce(self, worker: str, facts: Mapping[str, Any], ttl: float) -> None:
         """Let others see that a worker lives, for `ttl` seconds."""
         ...
 
+    def retire(self, worker: str) -> None:
+        """A worker says that it is going."""
+        ...
+
     def workers(self) -> dict[str, dict[str, Any]]:
         """The workers alive, with their facts."""
+        ...
+
+    def tidy(self) -> int:
+        """Drop the names of workers that are gone and hold nothing; how many."""
         ...

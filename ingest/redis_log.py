@@ -1,4 +1,4 @@
-"""The event log over Redis Streams: a stream and one consumer group for each index.
+"""The event log over Redis Streams: a stream with one consumer group for each lane of each index.
 
 A read moves an entry to the group's pending list inside Redis, in one step, so that no death of a worker or cut of a
 connection can lose it (https://redis.io/docs/latest/develop/data-types/streams/). Settled entries are deleted: what
@@ -9,74 +9,66 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TypeVar
 
 from ..errors import InputError, LogUnavailable
-from .events import Event, dump, load
-from .log import Backlog, Buried, Delivered
+from .events import Event, load
+from .log import DRAINED, Backlog, Buried, Delivered
+from .positions import LANES, Lane, position_of, version_of
 from .redis_link import key_of, text_in
-from .redis_notes import RedisNotes, dump_buried
+from .redis_notes import dump_buried
+from .redis_streams import GROUP, RedisStreams, by_lane, numbers, stream
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-GROUP = "workers"
 # Documents may have megabytes each: events are read so many at a time until a batch has that many bytes.
 BATCH_BYTES = 32_000_000
 _LOOK = 32
 
+# Position, fields, and how often it has been delivered.
 Entry = tuple[str, dict[bytes, bytes], int]
-_INDEXES = "knnex:indexes"
+# Milliseconds.
+_FORGOTTEN_AFTER = 3_600_000
 
 
-class RedisLog(RedisNotes):
+class RedisLog(RedisStreams):
     """The log at a Redis URL (`redis://`, `rediss://` or `unix://`); connections are opened when they are needed."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self._known: set[str] = set()
+    def take(
+        self, index: str, consumer: str, count: int, lease: float, lanes: Sequence[Lane] = DRAINED
+    ) -> list[Delivered]:
+        """Up to `count` events of these lanes: those of silent workers first, then new ones; updates alone."""
+        taken: list[Entry] = []
+        for lane in lanes:
+            if lane != "updates":
+                taken += self._take(index, lane, consumer, count - len(taken), lease, _size(taken))
+            elif not taken and (taken := self._take_updates(index, consumer, count, lease)):
+                break
+        return self._read_events(index, taken)
 
-    def indexes(self) -> tuple[str, ...]:
-        """The indexes that ever had an event, sorted."""
+    def _take_updates(self, index: str, consumer: str, count: int, lease: float) -> list[Entry]:
+        """Updates, if they are the oldest of all that is unsettled and no other worker has the ones before."""
+        low = {lane: self._low_water(index, lane) for lane in ("updates", "live", "backfill")}
+        first = low.pop("updates")
+        if first is None or any(other and version_of(other) < version_of(first) for other in low.values()):
+            return []
         with self.talking():
-            return tuple(sorted(text_in(name) for name in self.redis.smembers(_INDEXES)))
+            pending = self.redis.xpending_range(stream(index, "updates"), GROUP, "-", "+", 1)
+        if pending and pending[0]["time_since_delivered"] < lease * 1000:
+            return []
+        taken = self._take(index, "updates", consumer, count, lease, 0)
+        oldest = self._low_water(index, "updates")
+        if taken and oldest and min(version_of(at) for at, _, _ in taken) > version_of(oldest):
+            # Another worker took the ones before in the same moment: these have to wait for those.
+            back = [Delivered(Event(index, "", "update", {}), at, times) for at, _, times in taken]
+            self.release(index, consumer, back, lease, 0.0)
+            return []
+        return taken
 
-    def append(self, events: Sequence[Event]) -> list[str]:
-        """Append events, one transaction for each index; their positions in the order given."""
-        places: dict[str, list[int]] = {}
-        for place, event in enumerate(events):
-            places.setdefault(event.index, []).append(place)
-        positions = [""] * len(events)
-        for index, mine in places.items():
-            found = self._append(index, [dump(events[place]) for place in mine])
-            for place, position in zip(mine, found, strict=True):
-                positions[place] = position
-        return positions
-
-    def _append(self, index: str, payloads: Sequence[bytes]) -> list[str]:
-        while True:
-            self._ensure(index)
-            with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
-                for payload in payloads:
-                    # A stream made here would have no group, and no worker would know of it.
-                    pipeline.xadd(key_of(index, "events"), {"event": payload}, nomkstream=True)
-                found = pipeline.execute()
-            if None not in found:
-                return [text_in(position) for position in found]
-            self._known.discard(index)  # somebody dropped the index since
-
-    def take(self, index: str, consumer: str, count: int, lease: float) -> list[Delivered]:
-        """Up to `count` events: those of silent workers first, then new ones."""
-        ripe = self._with_group(index, lambda: self._ripe(index, count, lease))
-        taken = _in_looks(len(ripe), lambda start, end: self._reclaim(index, consumer, ripe[start:end], lease))
-        taken += self._with_group(
-            index,
-            lambda: _in_looks(
-                count - len(taken), lambda start, end: self._read(index, consumer, end - start), _size(taken)
-            ),
-        )
+    def _read_events(self, index: str, taken: Sequence[Entry]) -> list[Delivered]:
         delivered = []
         for position, fields, times in taken:
             try:
@@ -85,36 +77,56 @@ class RedisLog(RedisNotes):
                 self.settle(index, [position], [Buried(position, None, f"unreadable event: {error}", times)])
         return delivered
 
-    def _read(self, index: str, consumer: str, count: int) -> list[Entry]:
-        with self.talking():
-            answer = self.redis.xreadgroup(GROUP, consumer, {key_of(index, "events"): ">"}, count=count)
-        streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer or ()]
-        return [(text_in(position), fields, 1) for entries in streams for position, fields in entries]
+    def _take(self, index: str, lane: Lane, consumer: str, count: int, lease: float, size: int) -> list[Entry]:
+        ripe = self._with_group(index, lambda: self._ripe(index, lane, count, lease))
+        taken = _in_looks(
+            len(ripe), lambda start, end: self._reclaim(index, lane, consumer, ripe[start:end], lease), size
+        )
+        return taken + self._with_group(
+            index,
+            lambda: _in_looks(
+                count - len(taken),
+                lambda start, end: self._read(index, lane, consumer, end - start),
+                size + _size(taken),
+            ),
+        )
 
-    def _ripe(self, index: str, count: int, lease: float) -> list[tuple[str, int]]:
-        """Events whose worker is silent, and how often they will have been delivered."""
+    def _low_water(self, index: str, lane: Lane) -> str | None:
         with self.talking():
-            key, idle = key_of(index, "events"), int(lease * 1000)
-            found = self.redis.xpending_range(key, GROUP, "-", "+", count, idle=idle)
+            first = self.redis.xrange(stream(index, lane), count=1)
+        return position_of(*numbers(text_in(first[0][0])), lane) if first else None
+
+    def _read(self, index: str, lane: Lane, consumer: str, count: int) -> list[Entry]:
+        with self.talking():
+            answer = self.redis.xreadgroup(GROUP, consumer, {stream(index, lane): ">"}, count=count)
+        streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer or ()]
+        return [(position_of(*numbers(text_in(at)), lane), fields, 1) for entries in streams for at, fields in entries]
+
+    def _ripe(self, index: str, lane: Lane, count: int, lease: float) -> list[tuple[str, int]]:
+        """Entries whose worker is silent, and how often they will have been delivered."""
+        with self.talking():
+            found = self.redis.xpending_range(stream(index, lane), GROUP, "-", "+", count, idle=int(lease * 1000))
         return [(text_in(one["message_id"]), int(one["times_delivered"]) + 1) for one in found]
 
-    def _reclaim(self, index: str, consumer: str, ripe: Sequence[tuple[str, int]], lease: float) -> list[Entry]:
+    def _reclaim(
+        self, index: str, lane: Lane, consumer: str, ripe: Sequence[tuple[str, int]], lease: float
+    ) -> list[Entry]:
         times = dict(ripe)
         with self.talking():
-            claimed = self.redis.xclaim(key_of(index, "events"), GROUP, consumer, int(lease * 1000), list(times))
-            found = [(text_in(position), fields, times[text_in(position)]) for position, fields in claimed if position]
+            claimed = self.redis.xclaim(stream(index, lane), GROUP, consumer, int(lease * 1000), list(times))
+            found = {text_in(at): fields for at, fields in claimed if at}
             if len(found) < len(times):
-                self._note_lost(index, set(times) - {position for position, _, _ in found})
-        return found
+                self._note_lost(index, lane, times.keys() - found.keys())
+        return [(position_of(*numbers(at), lane), fields, times[at]) for at, fields in found.items()]
 
-    def _note_lost(self, index: str, positions: set[str]) -> None:
-        """Positions pending without an entry: somebody trimmed the stream; another worker's claim is no loss."""
-        key = key_of(index, "events")
-        for position in sorted(positions):
-            if not self.redis.xrange(key, position, position) and self.redis.xack(key, GROUP, position):
+    def _note_lost(self, index: str, lane: Lane, ids: Set[str]) -> None:
+        """Entries pending that are not in the stream: somebody trimmed it; another worker's claim is no loss."""
+        key = stream(index, lane)
+        for one in sorted(ids):
+            if not self.redis.xrange(key, one, one) and self.redis.xack(key, GROUP, one):
                 log.error(
                     "Event %s of %s is gone from the log: somebody trimmed it",
-                    position,
+                    one,
                     index,
                     extra={"action": "event_lost", "index": index},
                 )
@@ -123,10 +135,10 @@ class RedisLog(RedisNotes):
     def heartbeat(self, index: str, consumer: str, positions: Sequence[str]) -> set[str]:
         """Renew the claim on those positions that are still this consumer's own."""
         owned = self._owned(index, consumer, positions)
-        if owned:
-            with self.talking():
-                self.redis.xclaim(key_of(index, "events"), GROUP, consumer, 0, list(owned), justid=True)
-        return set(owned)
+        with self.talking():
+            for lane, ids in by_lane(sorted(owned)).items():
+                self.redis.xclaim(stream(index, lane), GROUP, consumer, 0, list(ids), justid=True)
+        return owned
 
     def release(self, index: str, consumer: str, delivered: Sequence[Delivered], lease: float, delay: float) -> None:
         """Hand events back as if they had been silent long enough, `delay` seconds from now."""
@@ -135,21 +147,23 @@ class RedisLog(RedisNotes):
         with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
             for one in delivered:
                 if one.position in owned:
-                    times = one.deliveries - 1
-                    args = {"idle": idle, "retrycount": times, "justid": True}
-                    pipeline.xclaim(key_of(index, "events"), GROUP, consumer, 0, [one.position], **args)
+                    args = {"idle": idle, "retrycount": one.deliveries - 1, "justid": True}
+                    for lane, ids in by_lane([one.position]).items():
+                        pipeline.xclaim(stream(index, lane), GROUP, consumer, 0, list(ids), **args)
                     pipeline.hdel(key_of(index, "suspects"), one.position)
             pipeline.execute()
 
     def _owned(self, index: str, consumer: str, positions: Sequence[str]) -> set[str]:
-        if not positions:
-            return set()
-        wanted, key = set(positions), key_of(index, "events")
-        low, high = min(positions, key=_order), max(positions, key=_order)
-        with self.talking():
-            # A consumer has two batches at a time, so that not many others of its own lie between.
-            mine = self.redis.xpending_range(key, GROUP, low, high, 3 * len(wanted) + 1000, consumer)
-        return {text_in(one["message_id"]) for one in mine} & wanted
+        mine: set[str] = set()
+        for lane, ids in by_lane(positions).items():
+            low, high = min(ids, key=numbers), max(ids, key=numbers)
+            with self.talking():
+                # A consumer has two batches at a time, so that not many others of its own lie between.
+                pending = self.redis.xpending_range(
+                    stream(index, lane), GROUP, low, high, max(1000, 2 * len(ids)), consumername=consumer
+                )
+            mine |= {ids[at] for one in pending if (at := text_in(one["message_id"])) in ids}
+        return mine
 
     def settle(
         self,
@@ -159,11 +173,11 @@ class RedisLog(RedisNotes):
         counts: Mapping[str, int] | None = None,
     ) -> None:
         """One transaction; doing it twice changes nothing but the counters."""
-        key = key_of(index, "events")
         with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
+            for lane, ids in by_lane(positions).items():
+                pipeline.xack(stream(index, lane), GROUP, *ids)
+                pipeline.xdel(stream(index, lane), *ids)
             if positions:
-                pipeline.xack(key, GROUP, *positions)
-                pipeline.xdel(key, *positions)
                 pipeline.hdel(key_of(index, "suspects"), *positions)
                 pipeline.delete(key_of(index, "resting"))
             for one in buried:
@@ -175,53 +189,47 @@ class RedisLog(RedisNotes):
                     pipeline.hincrby(key_of(index, "counts"), name, more)
             pipeline.execute()
 
-    def backlog(self, index: str) -> Backlog:
-        """Counted from the stream itself: the group's own `lag` is absent or null on some servers."""
-        key = key_of(index, "events")
-
+    def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
+        """Counted from the streams themselves: the group's own `lag` is absent or null on some servers."""
+        lanes = (lane,) if lane else LANES
         try:
             with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
-                pipeline.xlen(key).xpending(key, GROUP).xrange(key, count=1)
-                length, pending, first = pipeline.execute()
+                for one in lanes:
+                    key = stream(index, one)
+                    pipeline.xlen(key).xpending(key, GROUP).xrange(key, count=1)
+                answers = pipeline.execute()
         except LogUnavailable as error:
             if "NOGROUP" in str(error):  # nothing was ever appended
                 return Backlog(0, 0, None)
             raise
-        held = int(pending["pending"])
-        low_water = text_in(first[0][0]) if first else None
-        return Backlog(max(0, length - held), min(held, length), low_water)
+        undelivered = held = 0
+        first: list[str] = []
+        for place, one in enumerate(lanes):
+            length, pending, oldest = answers[3 * place : 3 * place + 3]
+            mine = min(int(pending["pending"]), length)
+            undelivered, held = undelivered + length - mine, held + mine
+            first += [position_of(*numbers(text_in(at)), one) for at, _ in oldest]
+        return Backlog(undelivered, held, min(first, key=version_of, default=None))
 
     def wait(self, timeout: float) -> bool:
         """Block until an event is appended to any index, `timeout` seconds at most; whether one was."""
-        streams = {key_of(index, "events"): "$" for index in self.indexes()}
+        streams = {stream(index, lane): "$" for index in self.indexes() for lane in LANES}
         if not streams:
             time.sleep(timeout)
             return False
         with self.talking():
             return bool(self.redis.xread(streams, count=1, block=max(1, int(timeout * 1000))))
 
-    def forget(self, index: str) -> None:
-        """Drop all that the log holds of an index: for one that is gone."""
-        names = ("events", "counts", "suspects", "buried", "burials", "paused", "resting")
+    def tidy(self) -> int:
+        """Drop the names of consumers that hold nothing and were not seen for an hour; how many."""
+        dropped = 0
         with self.talking():
-            # In the order opposite to that of `_ensure`, so that no stream is left of which nobody knows.
-            self.redis.srem(_INDEXES, index)
-            self.redis.delete(*(key_of(index, name) for name in names))
-        self._known.discard(index)
-
-    def _ensure(self, index: str) -> None:
-        if index in self._known:
-            return
-        from redis.exceptions import ResponseError
-
-        with self.talking():
-            try:
-                self.redis.xgroup_create(key_of(index, "events"), GROUP, id="0", mkstream=True)
-            except ResponseError as error:
-                if "BUSYGROUP" not in str(error):
-                    raise
-            self.redis.sadd(_INDEXES, index)
-        self._known.add(index)
+            for key in [stream(index, lane) for index in self.indexes() for lane in LANES]:
+                for one in self.redis.xinfo_consumers(key, GROUP) if self.redis.exists(key) else ():
+                    if not one["pending"] and one["idle"] > _FORGOTTEN_AFTER:
+                        dropped += 1
+                        self.redis.xgroup_delconsumer(key, GROUP, one["name"])
+        return dropped
 
     def _with_group(self, index: str, ask: Callable[[], list[T]]) -> list[T]:
         """Ask, and once more where somebody destroyed the group; of an index that was dropped there is nothing."""
@@ -232,7 +240,7 @@ class RedisLog(RedisNotes):
                 raise
         self._known.discard(index)
         with self.talking():
-            if not self.redis.exists(key_of(index, "events")):
+            if not self.redis.exists(*(stream(index, lane) for lane in LANES)):
                 return []
         self._ensure(index)
         return ask()
@@ -251,8 +259,3 @@ def _in_looks(count: int, look: Callable[[int, int], list[Entry]], size: int = 0
         if not found:
             break
     return taken
-
-
-def _order(position: str) -> tuple[int, int]:
-    milliseconds, sequence = position.split("-")
-    return int(milliseconds), int(sequence)

@@ -10,9 +10,12 @@ import orjson
 
 from .events import dump, load
 from .log import Buried
+from .positions import Lane
 from .redis_link import RedisLink, key_of, text_in
 
 _WORKERS = "knnex:workers"
+#: What there may be of an index beside its events.
+NOTES = ("counts", "suspects", "buried", "burials", "pauses", "resting", "marks", "notes")
 
 
 class RedisNotes(RedisLink):
@@ -46,7 +49,8 @@ class RedisNotes(RedisLink):
         events = {at: one.event for at, one in found.items() if one.event}
         with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
             for position, event in events.items():
-                pipeline.xadd(key_of(index, "events"), {"event": dump(replace(event, version=event.order))})
+                lane = "updates" if event.op == "update" else "events"
+                pipeline.xadd(key_of(index, lane), {"event": dump(replace(event, version=event.order))})
                 self._unbury(pipeline, index, position)
             pipeline.execute()
         return len(events)
@@ -81,18 +85,18 @@ class RedisNotes(RedisLink):
         with self.talking():
             self.redis.hdel(key_of(index, "suspects"), position)
 
-    def pause(self, index: str, reason: str | None) -> None:
-        """Record why nothing is done about an index, or that it goes on."""
+    def pause(self, index: str, reason: str | None, lane: Lane | None = None) -> None:
+        """Record why nothing is done about an index or one lane of it, or that it goes on."""
         with self.talking():
             if reason is None:
-                self.redis.delete(key_of(index, "paused"))
+                self.redis.hdel(key_of(index, "pauses"), lane or "")
             else:
-                self.redis.set(key_of(index, "paused"), reason)
+                self.redis.hset(key_of(index, "pauses"), lane or "", reason)
 
-    def paused(self, index: str) -> str | None:
-        """Why nothing is done about an index."""
+    def paused(self, index: str, lane: Lane | None = None) -> str | None:
+        """Why nothing is done about an index, or about one lane of it."""
         with self.talking():
-            reason = self.redis.get(key_of(index, "paused"))
+            reason = self.redis.hget(key_of(index, "pauses"), lane or "")
         return None if reason is None else text_in(reason)
 
     def rest(self, index: str, reason: str, seconds: float) -> bool:
@@ -106,6 +110,55 @@ class RedisNotes(RedisLink):
         with self.talking():
             reason = self.redis.get(key_of(index, "resting"))
         return None if reason is None else text_in(reason)
+
+    def marks(self, index: str) -> dict[str, int]:
+        """How far each source was read that was not read to its end."""
+        with self.talking():
+            found = self.redis.hgetall(key_of(index, "marks"))
+        return {text_in(source): int(count) for source, count in found.items()}
+
+    def unmark(self, index: str, source: str) -> None:
+        """Forget how far a source was read."""
+        with self.talking():
+            self.redis.hdel(key_of(index, "marks"), source)
+
+    def remember(self, index: str, name: str, value: str | None) -> None:
+        """Keep a small text about an index."""
+        with self.talking():
+            if value is None:
+                self.redis.hdel(key_of(index, "notes"), name)
+            else:
+                self.redis.hset(key_of(index, "notes"), name, value)
+
+    def recall(self, index: str, name: str) -> str | None:
+        """What was kept under a name."""
+        with self.talking():
+            value = self.redis.hget(key_of(index, "notes"), name)
+        return None if value is None else text_in(value)
+
+    def hold(self, name: str, owner: str, seconds: float) -> bool:
+        """A key with an expiry; whether it is the owner's now."""
+        key, period = f"knnex:held:{name}", max(1, int(seconds * 1000))
+        with self.talking():
+            if self.redis.set(key, owner, nx=True, px=period):
+                return True
+            with self.redis.pipeline(transaction=True) as pipeline:
+                pipeline.watch(key)
+                if text_in(pipeline.get(key) or b"") != owner:
+                    return False
+                pipeline.multi()
+                pipeline.pexpire(key, period)
+                return self._unless_changed(pipeline)
+
+    @staticmethod
+    def _unless_changed(pipeline: Any) -> bool:
+        from redis.exceptions import WatchError
+
+        try:
+            pipeline.execute()
+        except WatchError:
+            return False
+        return True
 
     def announce(self, worker: str, facts: Mapping[str, Any], ttl: float) -> None:
         """A key with an expiry for each worker, and a set of their names."""

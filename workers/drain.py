@@ -9,17 +9,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from ..engines import Engine
 from ..errors import AccessDenied, EncoderError, EngineError, IndexMissing, KnnexError, LogUnavailable, SpecError
-from ..ingest import BatchReport, Buried, Delivered, EventLog, Patience, Target
-from ..ingest.apply import prepare_safely, write_prepared
+from ..ingest import BatchReport, Buried, Delivered, EventLog, Lane, Patience, Target
+from ..ingest.apply import apply_updates, prepare_safely, write_prepared
+from ..ingest.log import DRAINED
 from ..ingest.prepare import Prepared
 from .heartbeat import Heartbeat
+from .pauses import BURY_ANYWAY, Storm, stays
 
 log = logging.getLogger(__name__)
 
@@ -76,15 +78,19 @@ def drain(
     lease: float = 15.0,
     stop: threading.Event | None = None,
     patience: Patience | None = None,
+    lanes: Sequence[Lane] = DRAINED,
 ) -> DrainReport:
     """Work until the log is empty, `seconds` have passed, or `stop` is set; the batch at hand is finished.
 
-    `patience` is how long a busy engine is asked again before a batch is handed back.
+    `patience` is how long a busy engine is asked again before a batch is handed back; `lanes` are those worked on, in
+    their order.
 
     Raises LogUnavailable.
     """
     with Heartbeat(log, consumer, lease) as heartbeat, ThreadPoolExecutor(1, "knnex-writer") as writer:
-        run = _Drain(log, targets, consumer, batch, lease, stop or threading.Event(), patience, heartbeat, writer)
+        run = _Drain(
+            log, targets, consumer, batch, lease, stop or threading.Event(), patience, lanes, heartbeat, writer
+        )
         return run.until(time.monotonic() + seconds)
 
 
@@ -98,11 +104,14 @@ class _Drain:
         lease: float,
         stop: threading.Event,
         patience: Patience | None,
+        lanes: Sequence[Lane],
         heartbeat: Heartbeat,
         writer: ThreadPoolExecutor,
     ) -> None:
         self.log, self.targets, self.consumer, self.batch, self.lease = log, targets, consumer, batch, lease
-        self.stop, self.patience, self.heartbeat, self.writer = stop, patience, heartbeat, writer
+        self.stop, self.patience, self.lanes, self.heartbeat, self.writer = stop, patience, lanes, heartbeat, writer
+        self.storms: dict[str, Storm] = {}
+        self.overridden: set[str] = set()
         self.report = DrainReport()
         self.resting: set[str] = set()
         self.writing: Future[None] | None = None
@@ -115,16 +124,23 @@ class _Drain:
                 busy = False
                 for index in self.log.indexes():
                     busy |= index not in self.resting and not self.stop.is_set() and self._step(index)
+                # What was being written may have been what updates waited for.
+                busy = busy or self._finish_writing()
         finally:
             self._finish_writing()
         return self.report
 
     def _step(self, index: str) -> bool:
         """Take and handle one batch of an index; whether there was any."""
-        if self.log.paused(index) and self._open(index) is None:
+        reason = self.log.paused(index)
+        if stays(reason) or (reason and self._open(index) is None):
             return False
-        taken = self.log.take(index, self.consumer, self.batch, self.lease)
+        lanes = [lane for lane in self.lanes if not self.log.paused(index, lane)]
+        taken = self.log.take(index, self.consumer, self.batch, self.lease, lanes)
         if not taken:
+            if index in self.overridden:
+                self.overridden.discard(index)
+                self.log.remember(index, BURY_ANYWAY, None)
             return False
         self.report += DrainReport(taken=len(taken))
         suspects = [one for one in taken if one.deliveries >= SUSPECT_FROM]
@@ -134,7 +150,7 @@ class _Drain:
             # Asked after the taking: whoever changes the index can then wait for all that was taken before.
             target = self._open(index)
             if target and fresh:
-                self._encode(target, fresh)
+                (self._update if fresh[0].event.op == "update" else self._encode)(target, fresh)
         if target is None:
             self._hand_back(index, taken, UNUSABLE_DELAY)
             return False
@@ -155,7 +171,7 @@ class _Drain:
             log.debug("Opening %s failed", index, exc_info=True)
             self._pause(index, KnnexError(f"{type(error).__name__}: {error}", hint="update this worker"))
         else:
-            if self.log.paused(index):
+            if (reason := self.log.paused(index)) and not stays(reason):
                 self.log.pause(index, None)
             return target
         return None
@@ -176,25 +192,59 @@ class _Drain:
         self._finish_writing()
         self.writing = self.writer.submit(self._write, target, taken, prepared, started)
 
-    def _finish_writing(self) -> None:
-        if self.writing:
-            writing, self.writing = self.writing, None
+    def _update(self, target: Target, taken: Sequence[Delivered]) -> None:
+        """Apply partial updates: each reads its document first, so that nothing is prepared ahead."""
+        self._finish_writing()
+        events = [one.event for one in taken]
+        self._guarded(
+            target,
+            taken,
+            lambda: apply_updates(self.targets.engine, target, events, patience=self.patience, sleep=self.stop.wait),
+        )
+
+    def _finish_writing(self) -> bool:
+        """Whether there was something being written."""
+        writing, self.writing = self.writing, None
+        if writing:
             writing.result()
+        return writing is not None
 
     def _write(self, target: Target, taken: Sequence[Delivered], prepared: Prepared, started: float) -> None:
         try:
-            done = write_prepared(self.targets.engine, target, prepared, patience=self.patience, sleep=self.stop.wait)
-            self._settle(target, taken, done, time.monotonic() - started)
+            self._guarded(
+                target,
+                taken,
+                lambda: write_prepared(
+                    self.targets.engine, target, prepared, patience=self.patience, sleep=self.stop.wait
+                ),
+                started,
+            )
+        finally:
+            self.heartbeat.let_go(taken)
+
+    def _guarded(
+        self, target: Target, taken: Sequence[Delivered], write: Callable[[], BatchReport], started: float | None = None
+    ) -> None:
+        """Write and settle; what could not be written for now is handed back."""
+        began = time.monotonic() if started is None else started
+        try:
+            self._settle(target, taken, write(), time.monotonic() - began)
         except UNUSABLE as error:
             self._pause(target.alias, error)
             self._hand_back(target.alias, taken, UNUSABLE_DELAY)
         except EngineError as error:
             self._rest(target.alias, error)
             self._hand_back(target.alias, taken, BUSY_DELAY)
-        finally:
-            self.heartbeat.let_go(taken)
 
     def _settle(self, target: Target, taken: Sequence[Delivered], done: BatchReport, took: float) -> None:
+        storm = self.storms.setdefault(target.alias, Storm())
+        if storm.rises(done, len(taken)):
+            if self.log.recall(target.alias, BURY_ANYWAY):
+                self.overridden.add(target.alias)
+            else:
+                self._pause(target.alias, KnnexError(storm.reason([one.reason for one in done.buried])))
+                self.storms[target.alias] = Storm()
+                done = replace(done, failed=(*done.failed, *done.buried), buried=())
         failed = {casualty.event.position for casualty in done.failed}
         attempts = {one.position: one.deliveries for one in taken}
         buried = [
@@ -205,8 +255,9 @@ class _Drain:
         settled = [one.position for one in taken if one.position not in failed]
         self.log.settle(target.alias, settled, buried, done.counts)
         self._tell(target.alias, done, len(taken), took)
-        if failed:
+        if failed and target.alias not in self.resting:
             self._rest(target.alias, EngineError(done.failed[0].reason))
+        if failed:
             self._hand_back(target.alias, [one for one in taken if one.position in failed], BUSY_DELAY)
         self.report += DrainReport(
             written=done.written,

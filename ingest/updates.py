@@ -1,0 +1,113 @@
+"""Partial updates: read the document, change the fields that are named, write it whole under the update's version.
+
+The log gives out an update only when all that was accepted before it is settled, so that what is read is what the
+update was meant to change. What is written meanwhile by a later event has a higher version, and stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..engines import Engine, Flow, Request, path_of
+from ..errors import EngineBusy, EngineUnreachable
+from ..mappings import PROVENANCE, Spec
+from .bulk import Patience
+from .events import Event
+from .prepare import Casualty, Target
+from .verify import relations
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """A document as the index holds it, without what knnex adds to it."""
+
+    document: Mapping[str, Any]
+    version: int
+    routing: str | None = None
+    deleted: bool = False
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Updates as whole documents: one for each id, the events it is made of, and what came to nothing."""
+
+    whole: Sequence[Event]
+    parts: Mapping[str, Sequence[Event]]
+    stale: Sequence[Event]
+    absent: Sequence[Casualty]
+
+
+def merge(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with the changes: objects are merged, all else is replaced, as `_update` of both engines does."""
+    merged = dict(document)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def resolve_updates(
+    engine: Engine,
+    target: Target,
+    events: Sequence[Event],
+    *,
+    patience: Patience | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Resolved:
+    """Read the documents that updates change, and make the whole documents. Raises EngineError."""
+    found = _patiently(engine, target, events, patience or Patience(), sleep)
+    whole: dict[str, Event] = {}
+    parts: dict[str, list[Event]] = {}
+    stale: list[Event] = []
+    absent: list[Casualty] = []
+    for event in sorted(events, key=lambda one: one.order):
+        current = found.get(event.id)
+        if current and event.order <= current.version:
+            stale.append(event)
+        elif current is None or current.deleted:
+            absent.append(Casualty(event, f"there is no document {event.id!r} to update"))
+        else:
+            before = whole[event.id].document if event.id in whole else current.document
+            routing = event.routing or current.routing
+            whole[event.id] = replace(
+                event, op="upsert", document=merge(before, event.document), version=event.order, routing=routing
+            )
+            parts.setdefault(event.id, []).append(event)
+    return Resolved(list(whole.values()), parts, stale, absent)
+
+
+def _patiently(
+    engine: Engine, target: Target, events: Sequence[Event], patience: Patience, sleep: Callable[[float], object]
+) -> dict[str, Current]:
+    for delay in patience.delays():
+        try:
+            return engine.run(current(target.stored.index, target.spec, events))
+        except (EngineBusy, EngineUnreachable):
+            if sleep(delay):
+                break
+    return engine.run(current(target.stored.index, target.spec, events))
+
+
+def current(index: str, spec: Spec, events: Sequence[Event]) -> Flow[dict[str, Current]]:
+    """The documents of these events as they are now, refreshed or not; of deleted ones their tombstones."""
+    routings = {event.id: event.routing for event in events}
+    if spec.parents() and (unknown := [id_ for id_, routing in routings.items() if routing is None]):
+        related = yield from relations(spec, unknown)
+        routings |= {id_: one.get("_routing") for id_, one in related.items()}
+    wanted = [{"_id": id_} | ({"routing": routing} if routing else {}) for id_, routing in routings.items()]
+    params = {"_source_excludes": ",".join(spec.embeddings)} if spec.embeddings else {}
+    response = yield Request("POST", path_of(index, "_mget"), params, {"docs": wanted})
+    found: dict[str, Current] = {}
+    for one in response.body["docs"]:
+        if not one.get("found"):
+            continue
+        document = dict(one["_source"])
+        made = document.pop(PROVENANCE, {})
+        found[one["_id"]] = Current(
+            document, int(made.get("version", 0)), one.get("_routing"), bool(made.get("deleted"))
+        )
+    return found
