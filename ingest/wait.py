@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ..errors import EngineBusy, EngineUnreachable, IngestIncomplete, LogUnavailable
 from .log import Backlog, EventLog
+from .positions import version_of
 from .tally import Tally
 
 T = TypeVar("T")
@@ -98,8 +99,4 @@ class Waiting:
 
 def passed(position: str | None, low_water: str | None) -> bool:
     """Whether everything up to `position` is settled."""
-    return position is None or low_water is None or _order(low_water) > _order(position)
-
-
-def _order(position: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in position.split("-"))
+    return position is None or low_water is None or version_of(low_water) > version_of(position)
