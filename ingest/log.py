@@ -101,8 +101,8 @@ class EventLog(Protocol):
     ) -> list[Delivered]:
         """Up to `count` events of these lanes: first those whose worker was silent for `lease` seconds, then new ones.
 
-        Either updates alone or none. Updates are given out in their order, to one worker at a time, and only when
-        nothing that was accepted before the first of them is unsettled, in any lane.
+        Either updates alone or none. Updates are given out in their order, to one worker at a time, and each only when
+        nothing that was accepted before it is unsettled, in any lane, but updates that are given out with it.
         """
         ...
 

@@ -50,23 +50,28 @@ class RedisLog(RedisStreams):
         return self._read_events(index, taken)
 
     def _take_updates(self, index: str, consumer: str, count: int, lease: float) -> list[Entry]:
-        """Updates, if they are the oldest of all that is unsettled and no other worker has the ones before."""
-        low = {lane: self._low_water(index, lane) for lane in ("updates", "live", "backfill")}
-        first = low.pop("updates")
-        if first is None or any(other and version_of(other) < version_of(first) for other in low.values()):
-            return []
+        """Updates, as far as nothing older is unsettled in another lane, and no other worker has one before them."""
         with self.talking():
             pending = self.redis.xpending_range(stream(index, "updates"), GROUP, "-", "+", 1)
+        # What was not settled then is asked before the taking: of what is older than an update, nothing comes later.
+        bound = min(
+            (version_of(at) for lane in ("live", "backfill") if (at := self._low_water(index, lane))), default=None
+        )
+        first = self._low_water(index, "updates")
+        if first is None or (bound is not None and bound < version_of(first)):
+            return []
         if pending and pending[0]["time_since_delivered"] < lease * 1000:
             return []
         taken = self._take(index, "updates", consumer, count, lease, 0)
         oldest = self._low_water(index, "updates")
-        if taken and oldest and min(version_of(at) for at, _, _ in taken) > version_of(oldest):
-            # Another worker took the ones before in the same moment: these have to wait for those.
-            back = [Delivered(Event(index, "", "update", {}), at, times) for at, _, times in taken]
+        mine = sorted(taken, key=lambda one: version_of(one[0]))
+        if mine and oldest and version_of(mine[0][0]) > version_of(oldest):
+            bound = 0  # another worker took the ones before in the same moment: these have to wait for those
+        go = [one for one in mine if bound is None or version_of(one[0]) < bound]
+        back = [Delivered(Event(index, "", "update", {}), at, times) for at, _, times in mine[len(go) :]]
+        if back:
             self.release(index, consumer, back, lease, 0.0)
-            return []
-        return taken
+        return go
 
     def _read_events(self, index: str, taken: Sequence[Entry]) -> list[Delivered]:
         delivered = []

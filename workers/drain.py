@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from ..ingest import BatchReport, Buried, Delivered, EventLog, Lane, Patience, T
 from ..ingest.apply import apply_updates, prepare_safely, write_prepared
 from ..ingest.log import DRAINED
 from ..ingest.prepare import Prepared
+from ..ingest.updates import resolve_updates
 from .heartbeat import Heartbeat
 from .pauses import BURY_ANYWAY, Storm, stays
 
@@ -79,15 +80,20 @@ def drain(
     stop: threading.Event | None = None,
     patience: Patience | None = None,
     lanes: Sequence[Lane] = DRAINED,
+    heartbeat: Heartbeat | None = None,
+    writer: Executor | None = None,
 ) -> DrainReport:
     """Work until the log is empty, `seconds` have passed, or `stop` is set; the batch at hand is finished.
 
     `patience` is how long a busy engine is asked again before a batch is handed back; `lanes` are those worked on, in
-    their order.
+    their order. Without `heartbeat` and `writer` threads are started for these.
 
     Raises LogUnavailable.
     """
-    with Heartbeat(log, consumer, lease) as heartbeat, ThreadPoolExecutor(1, "knnex-writer") as writer:
+    with (
+        heartbeat or Heartbeat(log, consumer, lease) as heartbeat,
+        writer or ThreadPoolExecutor(1, "knnex-writer") as writer,
+    ):
         run = _Drain(
             log, targets, consumer, batch, lease, stop or threading.Event(), patience, lanes, heartbeat, writer
         )
@@ -106,7 +112,7 @@ class _Drain:
         patience: Patience | None,
         lanes: Sequence[Lane],
         heartbeat: Heartbeat,
-        writer: ThreadPoolExecutor,
+        writer: Executor,
     ) -> None:
         self.log, self.targets, self.consumer, self.batch, self.lease = log, targets, consumer, batch, lease
         self.stop, self.patience, self.lanes, self.heartbeat, self.writer = stop, patience, lanes, heartbeat, writer
@@ -293,15 +299,23 @@ class _Drain:
             self._bury(target, one, f"the worker died {TRIES_ALONE} times while it worked on this document alone")
             return
         try:
-            prepared = prepare_safely(target, [one.event])
+            updates = one.event.op == "update"
+            whole = resolve_updates(self.targets.engine, target, [one.event]).whole if updates else [one.event]
+            prepared = prepare_safely(target, whole)
             # The engine may keep us waiting now, and a worker that is killed meanwhile died of something else.
             self.log.acquit(target.alias, one.position)
-            self._write(target, [one], prepared, time.monotonic())
+            if updates:
+                self._update(target, [one])
+            else:
+                self._write(target, [one], prepared, time.monotonic())
         except LogUnavailable:
             raise
         except EncoderError as error:  # the model fails on everything
             self._pause(target.alias, error)
             self._hand_back(target.alias, [one], UNUSABLE_DELAY)
+        except EngineError as error:
+            self._rest(target.alias, error)
+            self._hand_back(target.alias, [one], BUSY_DELAY)
         except Exception as error:  # whatever it is, this event alone brings it about
             log.exception("Burying %s of %s", one.event.id, target.alias, extra={"action": "buried"})
             self._bury(target, one, f"{type(error).__name__}: {error}")

@@ -1,0 +1,169 @@
+"""The worker's code in thousands of worlds in which everything fails that can; the same seed is the same world."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+from simulator.world import Scenario, World
+
+from knnex.engines import Request
+from knnex.ingest import apply, bulk
+
+# 100,000 in all by `make simulate`.
+SCHEDULES = int(os.environ.get("KNNEX_TEST_SCHEDULES", "400"))
+
+SCENARIOS = {
+    "log": Scenario(),
+    "producers": Scenario(versions=True),
+    "three": Scenario(workers=3, events=20),
+    "calm": Scenario(kills=0, freezes=0.002, restarts=0, faults=0.01, events=30),
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("knnex")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+def first_failure(scenario: Scenario, seeds: range) -> tuple[int, list[str], World] | None:
+    for seed in seeds:
+        world = World(seed, scenario)
+        if wrong := world.play():
+            return seed, wrong, world
+    return None
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_schedule_breaks_the_protocol(name: str) -> None:
+    failed = first_failure(SCENARIOS[name], range(SCHEDULES))
+    if failed:
+        seed, wrong, world = failed
+        pytest.fail(f"{name}, seed {seed}: {wrong}\n" + "\n".join(world.schedule.trace))
+
+
+def test_a_seed_is_a_world() -> None:
+    one, other = World(7), World(7)
+    one.play()
+    other.play()
+    assert one.schedule.trace == other.schedule.trace
+    assert len(one.schedule.trace) > 40
+
+
+def hard_deletes(patch: pytest.MonkeyPatch) -> Scenario:
+    """Deletes are deletes, and no tombstones: a late event revives the document once the engine has forgotten them."""
+    lines = bulk._lines
+
+    def harder(items: Any) -> Any:
+        made, outcomes = lines(items)
+        deleted = {item.id for item in items if item.body["_knnex"]["deleted"]}
+        return {id_: DeleteLine(**fields(line)) if id_ in deleted else line for id_, line in made.items()}, outcomes
+
+    patch.setattr(bulk, "_lines", harder)
+    attempt = bulk.attempt
+
+    def without_source(alias: str, sent: Any) -> Any:
+        flow = attempt(alias, sent)
+        request = next(flow)
+        while True:
+            lines_ = [
+                part
+                for one in sent
+                for part in ((delete(one.action),) if isinstance(one, DeleteLine) else (one.action, one.source))
+            ]
+            response = yield replace(request, body=tuple(lines_))
+            for item in response.body["items"]:
+                if "delete" in item:
+                    item["index"] = item.pop("delete")
+            try:
+                request = flow.send(response)
+            except StopIteration as done:
+                return done.value
+
+    patch.setattr(bulk, "attempt", without_source)
+    return Scenario(versions=True, restarts=0.05)
+
+
+class DeleteLine(bulk.Line):
+    """The line of a hard delete."""
+
+
+def fields(line: bulk.Line) -> dict[str, Any]:
+    return {"id": line.id, "action": line.action, "source": line.source}
+
+
+def delete(action: bytes) -> bytes:
+    return orjson.dumps({"delete": orjson.loads(action)["index"]})
+
+
+def no_barrier(patch: pytest.MonkeyPatch) -> Scenario:
+    """An update is given out although something older is still in other hands."""
+    from simulator.log import MemoryLog
+
+    patch.setattr(MemoryLog, "bound", lambda _: 1 << 62)
+    return Scenario()
+
+
+def own_versions(patch: pytest.MonkeyPatch) -> Scenario:
+    """The engine counts, instead of comparing: what is written last wins."""
+    from simulator.engine import MemoryEngine
+
+    index = MemoryEngine._index
+
+    def counting(self: Any, id_: str, action: Any, source: Any) -> Any:
+        held = self.documents.get(id_)
+        return index(self, id_, action | {"version": held["version"] + 1 if held else 1}, source)
+
+    patch.setattr(MemoryEngine, "_index", counting)
+    return Scenario()
+
+
+def settled_first(patch: pytest.MonkeyPatch) -> Scenario:
+    """An event leaves the log before it is written."""
+    from simulator.world import MemoryLog
+
+    take = MemoryLog.take
+
+    def taking(self: Any, *args: Any, **options: Any) -> Any:
+        taken = take(self, *args, **options)
+        for one in taken:
+            self.entries.pop(one.position, None)
+        return taken
+
+    patch.setattr(MemoryLog, "take", taking)
+    return Scenario(kills=0.02)
+
+
+def blind_retry(patch: pytest.MonkeyPatch) -> Scenario:
+    """Of several events of one document in a batch the last one taken wins, not the newest."""
+    patch.setattr(apply, "coalesce", lambda events: {event.id: event for event in events})
+    from knnex.ingest import prepare
+
+    patch.setattr(prepare, "coalesce", lambda events: {event.id: event for event in events})
+    return Scenario(versions=True, kills=0)
+
+
+BUGS: list[Callable[[pytest.MonkeyPatch], Scenario]] = [
+    hard_deletes,
+    no_barrier,
+    own_versions,
+    settled_first,
+    blind_retry,
+]
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_a_broken_protocol_is_found(
+    bug: Callable[[pytest.MonkeyPatch], Scenario], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert first_failure(bug(monkeypatch), range(1000)) is not None
