@@ -104,6 +104,8 @@ class RedisLink:
         except exceptions.OutOfMemoryError as error:
             raise LogUnavailable(f"Redis at {self.address} is full: {error}", hint="raise its maxmemory") from None
         except exceptions.RedisError as error:
+            if "-OOM " in str(error):  # Redis 6 says so of a script
+                raise LogUnavailable(f"Redis at {self.address} is full: {error}", hint="raise its maxmemory") from None
             raise LogUnavailable(f"Redis at {self.address}: {error}") from None
 
 

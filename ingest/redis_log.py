@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from ..errors import InputError, LogUnavailable
 from .events import Event, load
@@ -51,27 +52,40 @@ class RedisLog(RedisStreams):
 
     def _take_updates(self, index: str, consumer: str, count: int, lease: float) -> list[Entry]:
         """Updates, as far as nothing older is unsettled in another lane, and no other worker has one before them."""
-        with self.talking():
-            pending = self.redis.xpending_range(stream(index, "updates"), GROUP, "-", "+", 1)
-        # What was not settled then is asked before the taking: of what is older than an update, nothing comes later.
-        bound = min(
-            (version_of(at) for lane in ("live", "backfill") if (at := self._low_water(index, lane))), default=None
-        )
         first = self._low_water(index, "updates")
-        if first is None or (bound is not None and bound < version_of(first)):
+        if first is None:
             return []
+        pending = self._with_group(index, lambda: self._first_pending(index))
         if pending and pending[0]["time_since_delivered"] < lease * 1000:
             return []
-        taken = self._take(index, "updates", consumer, count, lease, 0)
+        if self._older(index, version_of(first)):
+            return []
+        taken = sorted(self._take(index, "updates", consumer, count, lease, 0), key=lambda one: version_of(one[0]))
         oldest = self._low_water(index, "updates")
-        mine = sorted(taken, key=lambda one: version_of(one[0]))
-        if mine and oldest and version_of(mine[0][0]) > version_of(oldest):
-            bound = 0  # another worker took the ones before in the same moment: these have to wait for those
-        go = [one for one in mine if bound is None or version_of(one[0]) < bound]
-        back = [Delivered(Event(index, "", "update", {}), at, times) for at, _, times in mine[len(go) :]]
+        if taken and oldest and version_of(taken[0][0]) > version_of(oldest):
+            # Another worker took the ones before in the same moment: these have to wait for those.
+            go: list[Entry] = []
+        else:
+            # Asked after the taking: all that was appended before one of these is seen by now.
+            bound = self._oldest_other(index)
+            go = [one for one in taken if bound is None or version_of(one[0]) < bound]
+        back = [Delivered(Event(index, "", "update", {}), at, times) for at, _, times in taken[len(go) :]]
         if back:
             self.release(index, consumer, back, lease, 0.0)
         return go
+
+    def _first_pending(self, index: str) -> list[Any]:
+        with self.talking():
+            return list(self.redis.xpending_range(stream(index, "updates"), GROUP, "-", "+", 1))
+
+    def _older(self, index: str, version: int) -> bool:
+        oldest = self._oldest_other(index)
+        return oldest is not None and oldest < version
+
+    def _oldest_other(self, index: str) -> int | None:
+        """The version of the oldest event that is unsettled in a lane other than that of updates."""
+        found = (self._low_water(index, lane) for lane in LANES if lane != "updates")
+        return min((version_of(at) for at in found if at), default=None)
 
     def _read_events(self, index: str, taken: Sequence[Entry]) -> list[Delivered]:
         delivered = []
@@ -161,14 +175,19 @@ class RedisLog(RedisStreams):
     def _owned(self, index: str, consumer: str, positions: Sequence[str]) -> set[str]:
         mine: set[str] = set()
         for lane, ids in by_lane(positions).items():
-            low, high = min(ids, key=numbers), max(ids, key=numbers)
-            with self.talking():
-                # A consumer has two batches at a time, so that not many others of its own lie between.
-                pending = self.redis.xpending_range(
-                    stream(index, lane), GROUP, low, high, max(1000, 2 * len(ids)), consumername=consumer
-                )
+            pending = self._with_group(index, partial(self._held, index, lane, consumer, list(ids)))
             mine |= {ids[at] for one in pending if (at := text_in(one["message_id"])) in ids}
         return mine
+
+    def _held(self, index: str, lane: Lane, consumer: str, ids: Sequence[str]) -> list[Any]:
+        low, high = min(ids, key=numbers), max(ids, key=numbers)
+        with self.talking():
+            # A consumer has two batches at a time, so that not many others of its own lie between.
+            return list(
+                self.redis.xpending_range(
+                    stream(index, lane), GROUP, low, high, max(1000, 2 * len(ids)), consumername=consumer
+                )
+            )
 
     def settle(
         self,

@@ -6,14 +6,38 @@ from collections.abc import Sequence
 
 from .events import Event, dump
 from .log import Mark
-from .positions import LANES, MAX_SEQUENCE, Lane, position_of, split
+from .positions import LANES, Lane, position_of, split
 from .redis_link import key_of, text_in
 from .redis_notes import NOTES, RedisNotes
 
 GROUP = "workers"
 _INDEXES = "knnex:indexes"
-# Told in the message of the error that an XADD with an explicit id gets when the stream is past it.
-_PAST = "equal or smaller"
+# One after the other, and beyond the last id of every lane even where the clock was set back; nothing where the index
+# was dropped, as a stream made here would have no group, and no worker would know of it. KEYS: the streams of LANES,
+# and the marks. ARGV: source and count of a mark, or two empty texts; then the number of a lane and an event, in turn.
+_APPEND = """
+local time = redis.call('TIME')
+local ms, seq = time[1] * 1000 + math.floor(time[2] / 1000), 0
+for lane = 1, 3 do
+  if redis.call('EXISTS', KEYS[lane]) == 0 then return {} end
+  local info = redis.call('XINFO', 'STREAM', KEYS[lane])
+  for at = 1, #info, 2 do
+    if info[at] == 'last-generated-id' then
+      local last_ms, last_seq = string.match(info[at + 1], '(%d+)-(%d+)')
+      last_ms, last_seq = tonumber(last_ms), tonumber(last_seq)
+      if last_ms > ms or last_ms == ms and last_seq >= seq then ms, seq = last_ms, last_seq + 1 end
+    end
+  end
+end
+local ids = {}
+for at = 3, #ARGV, 2 do
+  if seq >= 16384 then ms, seq = ms + 1, 0 end
+  ids[#ids + 1] = redis.call('XADD', KEYS[tonumber(ARGV[at])], string.format('%.0f-%d', ms, seq), 'event', ARGV[at + 1])
+  seq = seq + 1
+end
+if ARGV[1] ~= '' then redis.call('HSET', KEYS[4], ARGV[1], ARGV[2]) end
+return ids
+"""
 
 
 class RedisStreams(RedisNotes):
@@ -35,77 +59,31 @@ class RedisStreams(RedisNotes):
             return tuple(sorted(text_in(name) for name in self.redis.smembers(_INDEXES)))
 
     def append(self, events: Sequence[Event], lane: Lane = "live", mark: Mark | None = None) -> list[str]:
-        """Append events, one transaction for each index and lane; their positions in the order given."""
-        places: dict[tuple[str, Lane], list[int]] = {}
+        """Append events, one script for each index; their positions in the order given."""
+        mine: dict[str, list[int]] = {}
         for place, event in enumerate(events):
-            places.setdefault((event.index, "updates" if event.op == "update" else lane), []).append(place)
+            mine.setdefault(event.index, []).append(place)
         positions = [""] * len(events)
-        for (index, chosen), mine in places.items():
-            payloads = [dump(events[place]) for place in mine]
+        for index, places in mine.items():
+            chosen: list[Lane] = ["updates" if events[place].op == "update" else lane for place in places]
+            payloads = [dump(events[place]) for place in places]
             found = self._append(index, chosen, payloads, mark if index == events[0].index else None)
-            for place, position in zip(mine, found, strict=True):
+            for place, position in zip(places, found, strict=True):
                 positions[place] = position
         return positions
 
-    def _append(self, index: str, lane: Lane, payloads: Sequence[bytes], mark: Mark | None) -> list[str]:
-        """Append so that the positions are beyond those of all other lanes, even where the clock was set back."""
-        undo: list[str] = []
-        beyond: tuple[int, int] | None = None
+    def _append(self, index: str, chosen: Sequence[Lane], payloads: Sequence[bytes], mark: Mark | None) -> list[str]:
+        keys = [*(stream(index, lane) for lane in LANES), key_of(index, "marks")]
+        arguments: list[str | bytes | int] = [mark.source, mark.count] if mark else ["", ""]
+        for lane, payload in zip(chosen, payloads, strict=True):
+            arguments += [LANES.index(lane) + 1, payload]
         while True:
             self._ensure(index)
-            ids, others = self._add(index, lane, payloads, mark, undo, beyond)
-            if None in ids:
-                self._known.discard(index)  # somebody dropped the index since
-                undo, beyond = [], None
-                continue
-            given = [numbers(one) for one in ids if one]
-            newest = max(others)
-            if given[0] > newest and given[-1][1] < MAX_SEQUENCE:
-                return [position_of(*one, lane) for one in given]
-            undo = [one for one in ids if one]
-            beyond = max(newest, given[-1])
-            if beyond[1] + 1 + len(payloads) >= MAX_SEQUENCE:
-                beyond = beyond[0] + 1, 0
-
-    def _add(
-        self,
-        index: str,
-        lane: Lane,
-        payloads: Sequence[bytes],
-        mark: Mark | None,
-        undo: Sequence[str],
-        beyond: tuple[int, int] | None,
-    ) -> tuple[list[str | None], list[tuple[int, int]]]:
-        """One transaction: the ids of the entries, and the last ones given in the other lanes."""
-        key = stream(index, lane)
-        with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
-            if undo:
-                pipeline.xack(key, GROUP, *undo)
-                pipeline.xdel(key, *undo)
-            if beyond:
-                # An entry that is deleted at once moves the stream on to where it has to be.
-                place = f"{beyond[0]}-{beyond[1] + 1}"
-                pipeline.xadd(key, {"event": b""}, id=place, nomkstream=True)
-                pipeline.xdel(key, place)
-            start = len(pipeline)
-            for payload in payloads:
-                # A stream made here would have no group, and no worker would know of it.
-                pipeline.xadd(key, {"event": payload}, nomkstream=True)
-            if mark:
-                pipeline.hset(key_of(index, "marks"), mark.source, mark.count)
-            rest = [other for other in LANES if other != lane]
-            for other in rest:
-                pipeline.xinfo_stream(stream(index, other))
-            answers = pipeline.execute(raise_on_error=False)
-            for answer in answers[:start] + answers[start : start + len(payloads)]:
-                if isinstance(answer, Exception) and _PAST not in str(answer):
-                    raise answer
-            ids = [None if one is None else text_in(one) for one in answers[start : start + len(payloads)]]
-            last = [
-                numbers(text_in(one["last-generated-id"])) if isinstance(one, dict) else (0, 0)
-                for one in answers[-len(rest) :]
-            ]
-            return ids, last
+            with self.talking():
+                ids = self.redis.eval(_APPEND, len(keys), *keys, *arguments)
+            if ids:
+                return [position_of(*numbers(text_in(one)), lane) for one, lane in zip(ids, chosen, strict=True)]
+            self._known.discard(index)  # somebody dropped the index since
 
     def forget(self, index: str) -> None:
         """Drop all that the log holds of an index: for one that is gone."""
