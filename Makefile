@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 ENGINE ?=
 # local (started here) or docker
 ENGINES ?= local
-PACKAGES := engines mappings encoders ingest query workers
+PACKAGES := engines mappings encoders ingest query workers serving
 
 .PHONY: help setup demo test lint types check bench table clean
 

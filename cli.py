@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import cli_buried, screens
+from . import cli_buried, cli_follow, cli_ingest, cli_serve, cli_watch, cli_worker, screens
 from .errors import KnnexError
 from .screens import print_json as _print_json
 from .settings import settings
@@ -20,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Semantic search for the Elasticsearch or OpenSearch cluster you already run.",
 )
-app.add_typer(cli_buried.app, name="buried")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
@@ -70,14 +69,6 @@ def down(
     screens.out.print(f"Stopped {names}." if names else "Nothing was running here.")
 
 
-@app.command()
-def status(as_json: Json = False) -> None:
-    """Show the servers `knnex up` started."""
-    from .engines.embedded import status as rows
-
-    _servers(rows(), as_json)
-
-
 def _servers(rows: list[Any], as_json: bool) -> None:
     if as_json:
         _print_json([asdict(row) for row in rows])
@@ -110,33 +101,6 @@ def drop(
             typer.confirm(f"Delete {held} and all its documents?", abort=True, err=True)
         cluster.drop(index)
     screens.out.print(f"Deleted {held}.")
-
-
-@app.command()
-def ingest(
-    index: str,
-    files: Annotated[
-        list[str], typer.Argument(help="NDJSON, CSV, Parquet, JSON; `-` reads NDJSON from standard input.")
-    ],
-    inline: Annotated[bool, typer.Option("--inline", help="Encode here, without log and workers.")] = False,
-    as_json: Json = False,
-    url: Url = None,
-) -> None:
-    """Send the documents of files into an index; exit code 1 when one did not go in."""
-    from .client import connect
-    from .ingest import read_files
-
-    with connect(url) as cluster:
-        target = cluster.index(index)
-        documents = read_files(files, target.spec)
-        with screens.progress(f"ingest {index}") as show:
-            done = target.ingest(documents, inline=inline, progress=show)
-    if as_json:
-        _print_json(asdict(done))
-    else:
-        screens.report(done)
-    if not done.complete:
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -178,34 +142,14 @@ def search(
 
 
 @app.command()
-def worker(
-    pool: Annotated[str, typer.Option(help="Celery's pool: solo, threads or prefork.")] = "solo",
-    concurrency: Annotated[int, typer.Option(min=1, help="Threads or processes of the pool.")] = 1,
-    background: Annotated[bool, typer.Option("--background", help="Return, and run until `knnex down`.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Celery's own messages too.")] = False,
-    url: Url = None,
-) -> None:
-    """Run a worker: it encodes what the log holds, and writes it to the index."""
-    from .workers import run_worker
-    from .workers.background import start_background
-
-    if background:
-        with screens.err.status("starting a worker …"):
-            started = start_background(settings().model_copy(update={"url": url} if url else {}))
-        screens.out.print(f"A worker runs as process {started.pid}; its log is {started.log}.")
-        return
-    raise typer.Exit(run_worker(url, pool=pool, concurrency=concurrency, verbose=verbose))
-
-
-@app.command()
 def doctor(index: Annotated[str | None, typer.Argument()] = None, as_json: Json = False, url: Url = None) -> None:
     """Look at engine, log, workers, models and indexes; exit code 1 when something is wrong."""
     from .client import connect
     from .engines.places import log_url
-    from .ingest import RedisLog
+    from .ingest import open_log
     from .workers.doctor import examine
 
-    found = examine(lambda: connect(url).engine, lambda: RedisLog(log_url(settings())), index)
+    found = examine(lambda: connect(url).engine, lambda: open_log(log_url(settings())), index)
     if as_json:
         every = list(found)
         _print_json([asdict(one) for one in every])
@@ -229,3 +173,22 @@ def version() -> None:
     from . import __version__
 
     typer.echo(__version__)
+
+
+for _commands in (cli_ingest, cli_follow, cli_serve, cli_worker, cli_watch):
+    _commands.register(app)
+app.add_typer(cli_buried.app, name="buried", rich_help_panel="Watching")
+
+# In the order of `knnex --help`.
+_PANELS = {
+    "Servers on this machine": ("up", "down"),
+    "Indexes": ("create", "drop", "search"),
+    "Documents": ("ingest", "update", "delete", "follow", "serve"),
+    "Workers": ("worker", "workers", "alive", "pause", "resume"),
+    "Watching": ("status", "watch", "metrics", "doctor"),
+    "Other": ("schema", "version"),
+}
+_PLACES = {name: (panel, place) for place, (name, panel) in enumerate((n, p) for p, ns in _PANELS.items() for n in ns)}
+for _command in app.registered_commands:
+    _command.rich_help_panel = _PLACES[str(_command.name or getattr(_command.callback, "__name__", ""))][0]
+app.registered_commands.sort(key=lambda one: _PLACES[str(one.name or getattr(one.callback, "__name__", ""))][1])

@@ -14,7 +14,7 @@ from .errors import InputError
 from .settings import settings
 
 if TYPE_CHECKING:
-    from .ingest import Buried, RedisLog
+    from .ingest import Buried, EventLog
 
 app = typer.Typer(no_args_is_help=True, help="Documents that could not be embedded or written.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -26,11 +26,11 @@ _AT_ONCE = 100
 
 
 @contextmanager
-def _log() -> Iterator[RedisLog]:
+def _log() -> Iterator[EventLog]:
     from .engines.places import log_url
-    from .ingest import RedisLog
+    from .ingest import open_log
 
-    log = RedisLog(log_url(settings()))
+    log = open_log(log_url(settings()))
     try:
         yield log
     finally:
@@ -99,7 +99,7 @@ def _documents(count: int) -> str:
     return f"{count:,} document{'' if count == 1 else 's'}"
 
 
-def _choose(log: RedisLog, index: str, positions: Sequence[str] | None, every: bool) -> list[str]:
+def _choose(log: EventLog, index: str, positions: Sequence[str] | None, every: bool) -> list[str]:
     if bool(positions) == every:
         raise typer.BadParameter("name positions, as `knnex buried list` has them, or say --all")
     if every:
@@ -107,7 +107,7 @@ def _choose(log: RedisLog, index: str, positions: Sequence[str] | None, every: b
     return [one.position for part in _parts(list(dict.fromkeys(positions or ()))) for one in _find(log, index, part)]
 
 
-def _find(log: RedisLog, index: str, positions: Sequence[str]) -> list[Buried]:
+def _find(log: EventLog, index: str, positions: Sequence[str]) -> list[Buried]:
     """The buried of these positions, every one of them. Raises InputError."""
     found = log.find_buried(index, positions)
     if absent := [position for position in positions if position not in found]:

@@ -19,10 +19,11 @@ from .engines import (
     wrap_async,
 )
 from .engines.places import access as access_of
-from .engines.places import engine_url, log_url
+from .engines.places import engine_url
+from .engines.places import log_url as default_log_url
 from .errors import LogUnavailable, SettingsError
 from .index import AsyncIndex, Index
-from .ingest import RedisLog
+from .ingest import EventLog, open_log
 from .mappings import Spec, create, drop, find, load_spec
 from .settings import settings
 
@@ -42,7 +43,10 @@ def connect(
 ) -> Cluster: ...
 @overload
 def connect(
-    target: elasticsearch.AsyncElasticsearch | opensearchpy.AsyncOpenSearch, *, asynchronous: bool = True
+    target: elasticsearch.AsyncElasticsearch | opensearchpy.AsyncOpenSearch,
+    *,
+    asynchronous: bool = True,
+    **access: Any,
 ) -> AsyncCluster: ...
 @overload
 def connect(target: str | None = None, *, asynchronous: Literal[True], **access: Any) -> AsyncCluster: ...
@@ -52,28 +56,48 @@ def connect(target: Any = None, *, asynchronous: bool = False, **access: Any) ->
     `target` is a URL, or a ready client of either engine, sync or async, which keeps its own settings. Without one:
     KNNEX_URL, else the embedded server of `knnex up`, else http://localhost:9200. For a URL, `api_key`, `username`
     and `password`, `ca_certs`, `verify_certs` and `timeout` (seconds) override the KNNEX_* variables of these names;
-    `redis_url` is the event log's. `asynchronous=True` makes an AsyncCluster of a URL.
+    `log_url` (or `redis_url`) is the event log's, KNNEX_LOG_URL without it. `asynchronous=True` makes an AsyncCluster
+    of a URL.
 
     Raises SettingsError, EngineUnreachable, AccessDenied, EngineError.
     """
     redis_url = access.pop("redis_url", None)
+    log_url = access.pop("log_url", None) or redis_url
     if target is not None and not isinstance(target, str):
         if access:
             raise SettingsError(f"a ready client takes no {', '.join(sorted(access))}", hint="set these on the client")
-        return AsyncCluster(client=target) if is_async(target) else Cluster(wrap(target), redis_url)
+        return AsyncCluster(client=target, log_url=log_url) if is_async(target) else Cluster(wrap(target), log_url)
     url, options = target or engine_url(settings()), access_of(settings(), **access)
     if asynchronous:
-        return AsyncCluster(engine=open_async_engine(url, options))
-    return Cluster(open_engine(url, options), redis_url)
+        return AsyncCluster(engine=open_async_engine(url, options), log_url=log_url)
+    return Cluster(open_engine(url, options), log_url)
 
 
-class Cluster:
+class _Logged:
+    """Opens the event log when it is needed first."""
+
+    def __init__(self, log_url: str | None) -> None:
+        self._log_url = log_url
+        self._log: EventLog | None = None
+
+    @property
+    def log(self) -> EventLog:
+        """The event log."""
+        if self._log is None:
+            self._log = open_log(self._log_url or default_log_url(settings()))
+        return self._log
+
+    def _close_log(self) -> None:
+        if self._log is not None:
+            self._log.close()
+
+
+class Cluster(_Logged):
     """An Elasticsearch or an OpenSearch, and the event log beside it."""
 
-    def __init__(self, engine: Engine, redis_url: str | None = None) -> None:
+    def __init__(self, engine: Engine, log_url: str | None = None) -> None:
+        super().__init__(log_url)
         self.engine = engine
-        self._redis_url = redis_url
-        self._log: RedisLog | None = None
 
     def __repr__(self) -> str:
         return f"<Cluster {self.engine.dialect} at {self.engine.address}>"
@@ -83,13 +107,6 @@ class Cluster:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
-
-    @property
-    def log(self) -> RedisLog:
-        """The event log."""
-        if self._log is None:
-            self._log = RedisLog(self._redis_url or log_url(settings()))
-        return self._log
 
     def index(self, name: str) -> Index:
         """An index by its name; that it exists is asked when it is used."""
@@ -120,14 +137,14 @@ class Cluster:
     def close(self) -> None:
         """Close the connections."""
         self.engine.close()
-        if self._log is not None:
-            self._log.close()
+        self._close_log()
 
 
-class AsyncCluster:
-    """An Elasticsearch or an OpenSearch, for asyncio."""
+class AsyncCluster(_Logged):
+    """An Elasticsearch or an OpenSearch, for asyncio, and the event log beside it."""
 
-    def __init__(self, *, client: Any = None, engine: AsyncEngine | None = None) -> None:
+    def __init__(self, *, client: Any = None, engine: AsyncEngine | None = None, log_url: str | None = None) -> None:
+        super().__init__(log_url)
         self._client = client
         self._engine = engine
 
@@ -150,3 +167,4 @@ class AsyncCluster:
     async def close(self) -> None:
         """Close the connections."""
         await (self._engine.close() if self._engine else self._client.close())
+        self._close_log()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,11 +12,13 @@ import numpy as np
 from .encoders import load_matching
 from .engines import AsyncEngine, Engine, Flow, Request, path_of
 from .errors import QueryError
-from .ingest import Progress, RedisLog, Report, Target, delete, delete_inline, ingest, ingest_inline, make_target
+from .ingest import EventLog, Lane, Op, Progress, Report, Target, ingest, ingest_inline, make_target
+from .ingest.threads import Bridge, in_thread
 from .mappings import Spec, Stored, check_name, load
 from .query import Hits, Plan, Query, plan, prepare, search
 
 Document = Mapping[str, Any]
+OnProgress = Callable[[Progress], None]
 
 # Seconds for which what the cluster holds is believed: it may be dropped and made again, with another spec or model.
 _FRESH = 1.0
@@ -28,10 +30,12 @@ class _Cluster(Protocol):
     @property
     def engine(self) -> Engine: ...
     @property
-    def log(self) -> RedisLog: ...
+    def log(self) -> EventLog: ...
 
 
 class _AsyncCluster(Protocol):
+    @property
+    def log(self) -> EventLog: ...
     async def engine(self) -> AsyncEngine: ...
 
 
@@ -86,6 +90,24 @@ class _Index:
 
         return plan(self._query(query, stored), stored, engine.dialect, encode)
 
+    def _send(
+        self,
+        engine: Engine,
+        stored: Stored,
+        log: EventLog | None,
+        documents: Iterable[Any],
+        op: Op,
+        lane: Lane,
+        *,
+        resume: bool = True,
+        progress: OnProgress | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> Report:
+        """Through the log, or without one here and now."""
+        if log is None:
+            return ingest_inline(engine, make_target(self.name, stored), documents, progress, op=op, sleep=sleep)
+        return ingest(engine, stored.spec, documents, log, progress, op=op, lane=lane, resume=resume, sleep=sleep)
+
 
 class Index(_Index):
     """One index of a cluster."""
@@ -121,27 +143,38 @@ class Index(_Index):
         documents: Iterable[Any],
         *,
         inline: bool = False,
-        progress: Callable[[Progress], None] | None = None,
+        op: Op = "upsert",
+        lane: Lane = "backfill",
+        resume: bool = True,
+        progress: OnProgress | None = None,
     ) -> Report:
-        """Send documents (dicts) through the log to the workers and wait until they are in the index.
+        """Send documents (dicts, or `read_files`) through the log to the workers and wait until they are in the index.
 
-        `inline=True` encodes and writes in this process, without log and workers. A document that cannot go in stops
-        no other; the report names it and says why. Raises LogUnavailable, IngestIncomplete, EngineError.
+        Live events go before those of the lane `backfill`. Files of which an earlier run was killed are read on where
+        it stopped, unless `resume` is False. With op `update` documents hold the fields to change, with `delete` ids.
+        `inline=True` encodes and writes in this process, without log and workers, and cannot be continued. A document
+        that cannot go in stops no other; the report names it and says why.
+
+        Raises LogUnavailable, IngestIncomplete, EngineError.
         """
-        engine = self._cluster.engine
-        if inline:
-            return ingest_inline(engine, self.target(), documents, progress)
-        return ingest(engine, self.spec, documents, self._cluster.log, progress)
+        log = None if inline else self._cluster.log
+        return self._send(self._cluster.engine, self.stored, log, documents, op, lane, resume=resume, progress=progress)
 
-    def upsert(self, document: Document, *, inline: bool = False) -> Report:
-        """Write one document, and wait until it is in the index."""
-        return self.ingest([document], inline=inline)
+    def upsert(self, *documents: Document, inline: bool = False) -> Report:
+        """Write documents, and wait until they are in the index; they go before any backfill."""
+        return self.ingest(documents, inline=inline, lane="live")
 
-    def delete(self, *ids: str, inline: bool = False) -> Report:
+    def update(self, *changes: Document, inline: bool = False) -> Report:
+        """Change fields of documents: `update({"id": "1", "year": 1999})`; objects are merged, all else is replaced.
+
+        An update waits until everything is written that was accepted before it, a running backfill included. One of a
+        document that is not there is among the buried of the report.
+        """
+        return self.ingest(changes, inline=inline, op="update")
+
+    def delete(self, *ids: Any, inline: bool = False) -> Report:
         """Delete documents by id; a write made before the delete cannot bring them back."""
-        if inline:
-            return delete_inline(self._cluster.engine, self.target(), ids)
-        return delete(self._cluster.engine, self.spec, ids, self._cluster.log)
+        return self.ingest(ids, inline=inline, op="delete", lane="live")
 
     def count(self) -> int:
         """How many documents a search sees."""
@@ -167,10 +200,53 @@ class AsyncIndex(_Index):
 
     async def plan(self, query: Query | str) -> Plan:
         """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
+        engine, stored = await self._cluster.engine(), await self._held()
+        return await asyncio.to_thread(self._plan, engine, query, stored)
+
+    async def _held(self) -> Stored:
         engine = await self._cluster.engine()
         async with self._asking:  # once for all who wait for it
-            stored = self._fresh() or self._learn(await engine.run(load(self.name)))
-        return await asyncio.to_thread(self._plan, engine, query, stored)
+            return self._fresh() or self._learn(await engine.run(load(self.name)))
+
+    async def ingest(
+        self,
+        documents: Iterable[Any] | AsyncIterable[Any],
+        *,
+        inline: bool = False,
+        op: Op = "upsert",
+        lane: Lane = "backfill",
+        resume: bool = True,
+        progress: OnProgress | None = None,
+    ) -> Report:
+        """`Index.ingest` of an iterable, which is then drawn from in a thread, or of an async one.
+
+        `progress` is called in the event loop. Cancelling it breaks it off; what was accepted by then stays in the log.
+        """
+        engine, stored = await self._cluster.engine(), await self._held()
+        log = None if inline else self._cluster.log
+        loop = asyncio.get_running_loop()
+
+        def show(now: Progress) -> None:
+            if progress:
+                loop.call_soon_threadsafe(progress, now)
+
+        def work(bridge: Bridge) -> Report:
+            through, given = bridge.engine(engine), bridge.documents(documents)
+            return self._send(through, stored, log, given, op, lane, resume=resume, progress=show, sleep=bridge.sleep)
+
+        return await in_thread(work)
+
+    async def upsert(self, *documents: Document, inline: bool = False) -> Report:
+        """Write documents, and wait until they are in the index; they go before any backfill."""
+        return await self.ingest(documents, inline=inline, lane="live")
+
+    async def update(self, *changes: Document, inline: bool = False) -> Report:
+        """Change fields of documents, after all that was accepted before; see `Index.update`."""
+        return await self.ingest(changes, inline=inline, op="update")
+
+    async def delete(self, *ids: Any, inline: bool = False) -> Report:
+        """Delete documents by id; a write made before the delete cannot bring them back."""
+        return await self.ingest(ids, inline=inline, op="delete", lane="live")
 
     async def count(self) -> int:
         """How many documents a search sees."""

@@ -42,6 +42,11 @@ _CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "\ufffd")
 _ASCII = {"✓": "+", "✗": "x", "–": "-", "█": "#", "…": "..."}
 
 
+def tame(text: str) -> str:
+    """A text in which nothing is left that a terminal would obey."""
+    return text.translate(_CONTROL)
+
+
 def _plainer(failure: UnicodeError) -> tuple[str, int]:
     if not isinstance(failure, UnicodeEncodeError):
         raise failure
@@ -96,11 +101,13 @@ def _plain(label: str) -> Callable[[Done], None]:
 
 def report(done: Report) -> None:
     """What became of the documents, and each one that did not go in."""
-    rate = done.accepted / done.seconds if done.seconds else 0.0
+    rate = max(0, done.accepted - done.skipped) / done.seconds if done.seconds else 0.0
     out.print(
         f"[bold]{done.in_index:,}[/] of {done.read:,} documents are in the index "
         f"({done.encoded:,} texts encoded, {done.cached:,} from the cache; {done.seconds:.1f} s, {rate:,.0f}/s)"
     )
+    if done.skipped:
+        out.print(f"{done.skipped:,} of them were sent by an earlier run")
     _named("refused", done.refused_count, done.refused)
     _named("buried", done.buried_count, done.buried)
     _named("in the index without a vector", done.without_vector_count, done.without_vector)
@@ -126,7 +133,7 @@ def hits(found: Hits, spec: Spec, *, width: int = 100) -> None:
         line = Text(f"{rank:>2}  ")
         line.append(bar(hit.score / best), style="cyan")
         line.append(f" {hit.score:.3f}  ", style="dim")
-        line.append(hit.id.translate(_CONTROL), style="bold")
+        line.append(tame(hit.id), style="bold")
         console.print(line, soft_wrap=True)
         for body in _body(hit, spec):
             _indented(body, 4, console)
@@ -162,7 +169,7 @@ def _body(hit: Hit, spec: Spec) -> Iterator[Text]:
 
 
 def _shorten(text: str, limit: int = 240) -> str:
-    flat = " ".join(text.split()).translate(_CONTROL)
+    flat = tame(" ".join(text.split()))
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "…"
 
 
@@ -183,9 +190,9 @@ def buried(index: str, rows: Sequence[Buried], total: int) -> None:
     for one in rows:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.buried_at))
         name = f"id {one.id}" if one.event else "unreadable"
-        name = escape(name.translate(_CONTROL))
+        name = escape(tame(name))
         out.print(f"[yellow]{escape(one.position)}[/]  [bold]{name}[/]  [dim]{at}[/]", soft_wrap=True)
-        out.print(Padding(escape(one.reason.translate(_CONTROL)), (0, 0, 0, 4)))
+        out.print(Padding(escape(tame(one.reason)), (0, 0, 0, 4)))
     if total > len(rows):
         out.print(f"… and {total - len(rows):,} more (--limit)")
 

@@ -24,14 +24,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="KNNEX_", extra="ignore")
 
     # The engine's address; unset, the embedded server of `home` is used if it runs, else http://localhost:9200.
-    url: str | None = None
+    url: str | None = Field(default=None, repr=False)
     api_key: SecretStr | None = None
     username: str | None = None
     password: SecretStr | None = None
     ca_certs: Path | None = None
     verify_certs: bool = True
     # Redis: the event log and the Celery broker; unset, the embedded one of `home`, else redis://localhost:6379/0.
-    redis_url: str | None = None
+    redis_url: str | None = Field(default=None, repr=False)
     # The event log, where it is not that Redis: redis://, rediss://, unix://, sqlite:///FILE, postgresql+psycopg://.
     log_url: SecretStr | None = None
     # The Celery broker; unset, the Redis of the log, and each worker's own memory where the log is a database.
@@ -43,10 +43,20 @@ class Settings(BaseSettings):
     java_home: Path | None = None
     # Bytes of vectors kept there; those not used for longest go first.
     cache_bytes: int = Field(default=4 << 30, ge=1 << 20)
+    # A Redis for them instead, shared by workers on many machines: one of its own, with maxmemory and allkeys-lru.
+    cache_url: SecretStr | None = None
+    # float16 takes half the room and keeps three digits of each number.
+    cache_dtype: Literal["float32", "float16"] = "float32"
     # cpu, cuda, mps; unset, the best one there is.
     device: str | None = None
     # Model name -> local directory, for machines that cannot reach the model hub.
     models: dict[str, str] = Field(default_factory=dict)
+    # A Python module with settings of Celery's own.
+    celery_config: str | None = None
+    # gpu: workers without one leave the backfill to those that have one, while any lives; any: they do not.
+    backfill: Literal["gpu", "any"] = "gpu"
+    # Bytes of memory that a document which may have killed a worker gets, when it is tried alone.
+    trial_bytes: int | None = Field(default=None, ge=1)
     # Documents a worker takes from the log at once.
     batch: int = Field(default=512, ge=1, le=10_000)
     # Seconds after which the events of a silent worker are given to another.

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from .base import Encoder, Vectors, check_vectors
 from .cache import VectorCache
 from .cached import Encoded, encode_cached
+from .caches import open_cache
+from .caching import Cache
 from .chunking import Chunk, chunk
 from .fingerprint import cache_key, fingerprint, input_hash
+from .redis_cache import RedisVectorCache
 from .registry import KINDS, load_encoder, load_matching, resolve
 
 if TYPE_CHECKING:
@@ -16,9 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KINDS",
+    "Cache",
     "Chunk",
     "Encoded",
     "Encoder",
+    "RedisVectorCache",
     "TextEncoder",
     "VectorCache",
     "Vectors",
@@ -30,6 +35,7 @@ __all__ = [
     "input_hash",
     "load_encoder",
     "load_matching",
+    "open_cache",
     "resolve",
 ]
 

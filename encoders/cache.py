@@ -12,16 +12,15 @@ import os
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from ..errors import SettingsError
 from .base import Vectors
+from .caching import Width, pack, unpack
 
 log = logging.getLogger("knnex.encoders")
 
@@ -50,12 +49,13 @@ class VectorCache:
     """A content-addressed store of vectors; safe for several threads and processes, and bounded in size.
 
     Beyond `max_bytes` those go that were not used for longest. A damaged or foreign file is put aside under another
-    name and a new one begun. Raises SettingsError for a path at which no file can be made.
+    name and a new one begun. With `dtype` float16 new vectors take half the room; what is read is float32 always, and
+    a file may hold both. Raises SettingsError for a path at which no file can be made.
     """
 
-    def __init__(self, path: Path | str, *, max_bytes: int = 4 << 30) -> None:
+    def __init__(self, path: Path | str, *, max_bytes: int = 4 << 30, dtype: Width = "float32") -> None:
         self.path = Path(path)
-        self.max_bytes = max_bytes
+        self.max_bytes, self.dtype = max_bytes, dtype
         self.hits = 0
         self.misses = 0
         self._lock = threading.RLock()
@@ -64,6 +64,9 @@ class VectorCache:
 
     def __repr__(self) -> str:
         return f"VectorCache({str(self.path)!r}, hits={self.hits}, misses={self.misses})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(VectorCache, max_bytes=self.max_bytes, dtype=self.dtype), (self.path,)
 
     def __enter__(self) -> VectorCache:
         return self
@@ -85,7 +88,7 @@ class VectorCache:
     def put_many(self, vectors: Mapping[bytes, Vectors]) -> None:
         """Keep these vectors, each `(dims,) float32`; a disk that is full or too busy is logged, not raised."""
         now = int(time.time())
-        rows = [(key, now, _pack(key, vector)) for key, vector in vectors.items()]
+        rows = [(key, now, pack(key, vector, self.dtype)) for key, vector in vectors.items()]
         with self._lock:
             if rows:
                 self._run(lambda connection: _write(connection, rows, self.max_bytes))
@@ -194,19 +197,6 @@ def _exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _pack(key: bytes, vector: Vectors) -> bytes:
-    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    return data + zlib.crc32(key + data).to_bytes(4, "little")
-
-
-def _unpack(key: bytes, stored: bytes) -> Vectors | None:
-    data, checksum = stored[:-4], stored[-4:]
-    if len(data) % 4 or zlib.crc32(key + data).to_bytes(4, "little") != checksum:
-        return None
-    vector: Vectors = np.frombuffer(data, dtype="<f4")
-    return vector
-
-
 def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, Vectors]:
     now = int(time.time())
     found: dict[bytes, Vectors] = {}
@@ -218,7 +208,7 @@ def _read(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, 
             f"SELECT id, key, used, vector FROM vectors WHERE key IN ({marks})",  # noqa: S608 - question marks only
             some,
         ):
-            vector = _unpack(key, stored)
+            vector = unpack(key, stored)
             if vector is None:
                 broken.append((row,))
                 continue

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
 
 from .base import Encoder, Vectors
-from .cache import VectorCache
+from .caching import Cache
 from .fingerprint import cache_key
+
+# Texts given to the model at first, and the seconds that a call should take: a slow model is given fewer, so that what
+# is encoded gets into the cache now and then, and that a slow model can be told from one that hangs.
+_FIRST, _FEWEST, _SECONDS = 128, 8, 10.0
+
+_pulse: ContextVar[Callable[[], None] | None] = ContextVar("pulse", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,20 +30,46 @@ class Encoded:
     encoded: int
 
 
-def encode_cached(encoder: Encoder, cache: VectorCache | None, texts: Sequence[str]) -> Encoded:
-    """The vectors of documents, each distinct text looked up or else encoded once. Raises what the encoder raises."""
+@contextmanager
+def watched(pulse: Callable[[], None]) -> Iterator[None]:
+    """In this thread, `pulse` is called each time a model has answered: it does not hang, however long it takes."""
+    before = _pulse.set(pulse)
+    try:
+        yield
+    finally:
+        _pulse.reset(before)
+
+
+def encode_cached(encoder: Encoder, cache: Cache | None, texts: Sequence[str]) -> Encoded:
+    """The vectors of documents, each distinct text looked up or else encoded once. Raises what the encoder raises.
+
+    What is encoded is kept in the cache as it comes, so that a process that dies meanwhile did not work in vain.
+    """
     keys = [cache_key(encoder, text) for text in texts]
     distinct = dict(zip(keys, texts, strict=True))
     found = cache.get_many(list(distinct)) if cache is not None else {}
     known = {key: vector for key, vector in found.items() if vector.shape == (encoder.dims,)}
-    missing = [key for key in distinct if key not in known]
-    if missing:
-        fresh = dict(zip(missing, encoder.encode_documents([distinct[key] for key in missing]), strict=True))
+    missing = {key: text for key, text in distinct.items() if key not in known}
+    for fresh in _encoded(encoder, missing):
         if cache is not None:
             cache.put_many(fresh)
-    else:
-        fresh = {}
+        known |= fresh
     vectors = np.empty((len(texts), encoder.dims), dtype=np.float32)
     for row, key in enumerate(keys):
-        vectors[row] = known[key] if key in known else fresh[key]
-    return Encoded(vectors, hits=len(known), encoded=len(missing))
+        vectors[row] = known[key]
+    return Encoded(vectors, hits=len(distinct) - len(missing), encoded=len(missing))
+
+
+def _encoded(encoder: Encoder, missing: Mapping[bytes, str]) -> Iterator[dict[bytes, Vectors]]:
+    """The vectors of texts by their keys, in parts that a model makes in a reasonable time."""
+    pulse, keys, start, count = _pulse.get(), list(missing), 0, _FIRST
+    while start < len(keys):
+        some = keys[start : start + count]
+        began = time.monotonic()
+        vectors = encoder.encode_documents([missing[key] for key in some])
+        took = time.monotonic() - began
+        if pulse:
+            pulse()
+        yield dict(zip(some, vectors, strict=True))
+        start += len(some)
+        count = max(_FEWEST, count // 2) if took > _SECONDS else count * 2 if took < _SECONDS / 4 else count

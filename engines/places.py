@@ -50,7 +50,7 @@ def access(settings: Settings, **given: Any) -> Access:
         "timeout": settings.timeout,
     }
     if unknown := given.keys() - credentials.keys() - known.keys():
-        takes = ", ".join((*credentials, *known, "redis_url"))
+        takes = ", ".join((*credentials, *known, "log_url", "redis_url"))
         raise TypeError(f"connect() takes no {', '.join(sorted(unknown))}; it takes {takes}")
     given = {name: value for name, value in given.items() if value is not None}
     chosen = given if credentials.keys() & given.keys() else credentials

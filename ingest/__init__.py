@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from .apply import BatchReport, apply_events
 from .bulk import Item, Outcome, Patience, write
-from .events import Event, Origin, Refused, accept
-from .ingest import delete, delete_inline, ingest, ingest_inline
+from .events import Event, Op, Origin, Refused, accept
+from .ingest import delete, ingest
+from .inline import delete_inline, ingest_inline
 from .log import Backlog, Buried, Delivered, EventLog, Mark
 from .logs import open_log
 from .positions import LANES, Lane
 from .prepare import Casualty, Target
-from .readers import count_rows, read_files
 from .redis_log import RedisLog
 from .report import Progress, Report
+from .resume import half_read
+from .sources import Files, read_files
 from .target import make_target
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "Delivered",
     "Event",
     "EventLog",
+    "Files",
     "Item",
     "Lane",
     "Mark",
+    "Op",
     "Origin",
     "Outcome",
     "Patience",
@@ -37,9 +41,9 @@ __all__ = [
     "Target",
     "accept",
     "apply_events",
-    "count_rows",
     "delete",
     "delete_inline",
+    "half_read",
     "ingest",
     "ingest_inline",
     "make_target",

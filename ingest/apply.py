@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 
 from ..engines import Engine
 from ..errors import EncoderError
+from ..telemetry import span
 from .bulk import Patience, write
 from .conflicts import conflicting
 from .events import Event
@@ -68,10 +69,24 @@ def apply_updates(
     *,
     patience: Patience | None = None,
     sleep: Callable[[float], object] = time.sleep,
+    prepare: Callable[[Target, Sequence[Event]], Prepared] | None = None,
 ) -> BatchReport:
-    """Apply partial updates to what the index holds now; of those of one document that fail together, each alone."""
+    """Apply partial updates to what the index holds now; of those of one document that fail together, each alone.
+
+    `prepare` stands in for `prepare_safely`.
+    """
+    if looks := [event for event in events if not event.document]:  # what the change feed had buried
+        from .enrich import look_again
+
+        seen = look_again(engine, target, looks, patience=patience, sleep=sleep)
+        rest = [event for event in events if event.document]
+        return (
+            seen + apply_updates(engine, target, rest, patience=patience, sleep=sleep, prepare=prepare)
+            if rest
+            else seen
+        )
     resolved = resolve_updates(engine, target, events, patience=patience, sleep=sleep)
-    prepared = prepare_safely(target, resolved.whole)
+    prepared = (prepare or prepare_safely)(target, resolved.whole)
     done = write_prepared(engine, target, prepared, patience=patience, sleep=sleep)
     parts = resolved.parts
     blamed, waiting = {one.event.id for one in done.buried}, {one.event.id for one in done.failed}
@@ -85,7 +100,7 @@ def apply_updates(
     )
     for id_ in sorted(blamed):
         for part in parts[id_] if len(parts[id_]) > 1 else ():
-            alone += apply_updates(engine, target, [part], patience=patience, sleep=sleep)
+            alone += apply_updates(engine, target, [part], patience=patience, sleep=sleep, prepare=prepare)
     return alone
 
 
@@ -98,7 +113,8 @@ def write_prepared(
     sleep: Callable[[float], object] = time.sleep,
 ) -> BatchReport:
     """Write what is prepared; older events of an id wait as the newest does, and go in where that is buried."""
-    outcomes = write(engine, target.alias, prepared.items, patience=patience, sleep=sleep)
+    with span("knnex.bulk", kind="client", index=target.alias, documents=len(prepared.items)):
+        outcomes = write(engine, target.alias, prepared.items, patience=patience, sleep=sleep)
     buried, failed = list(prepared.refused), list[Casualty]()
     written = deleted = 0
     stale = len(prepared.covered)
@@ -138,6 +154,11 @@ def prepare_safely(target: Target, events: Sequence[Event]) -> Prepared:
 
     Raises EncoderError where it fails on every single one of many documents, or on a plain word too.
     """
+    with span("knnex.encode", index=target.alias, documents=len(events)):
+        return _prepare_safely(target, events)
+
+
+def _prepare_safely(target: Target, events: Sequence[Event]) -> Prepared:
     try:
         return prepare(target, events)
     except EncoderError as error:

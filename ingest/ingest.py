@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from ..engines import Engine
-from ..errors import IngestIncomplete, KnnexError
+from ..errors import KnnexError
 from ..mappings import Spec
-from .apply import apply_events
-from .bulk import Patience
 from .events import Event, Op
-from .log import EventLog
-from .prepare import Target
+from .log import EventLog, Mark
+from .positions import Lane, version_of
 from .report import Report
+from .resume import Earlier, Marks, Reading
+from .sources import Files, Part, length_of, parts_of
 from .tally import OnProgress, Tally, Window
-from .verify import relations
+from .traced import append_traced
 from .wait import Waiting, passed
+from .windows import CHECK_AT_ONCE, WINDOW, WINDOW_BYTES, cut, tombstones, weight
 
 log = logging.getLogger(__name__)
 
-WINDOW = 500
-WINDOW_BYTES = 8_000_000
-# Windows asked for in the index at once: each asking needs a refresh.
-CHECK_AT_ONCE = 20
 MOST_WAITING = 20_000
 MOST_WAITING_BYTES = 256_000_000
+# Windows of what earlier runs have sent, that wait for being settled before they are checked.
+EARLIER_AT_ONCE = 200
 
 
 def ingest(
@@ -42,96 +41,141 @@ def ingest(
     *,
     ring: Callable[[], object] | None = None,
     op: Op = "upsert",
+    lane: Lane = "backfill",
+    resume: bool = True,
     patience: float = 15.0,
     most_waiting: int = MOST_WAITING,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Report:
     """Send documents through the log, wait until workers have written them, and check that against the index.
 
-    `documents` are dicts, or what `read_files` yields. `ring` wakes a worker; it may fail, workers also look by
-    themselves. At most `most_waiting` events, or 256 MB, wait in the log before the reading pauses. Memory stays
-    bounded. A log or an engine that is started again meanwhile is waited for, four times `patience` at most.
+    `documents` are dicts, or what `read_files` gives; of op `delete` they may be ids, of op `update` they hold the
+    fields to change. Live events go before those of the lane `backfill`; updates wait for all that came before them,
+    whatever lane is said. `ring` wakes a worker; it may fail, workers also look by themselves.
+
+    Files of which an earlier run was killed are read on where it stopped, unless `resume` is False; what it sent is
+    checked too. At most `most_waiting` events, or 256 MB, wait in the lane before the reading pauses, and at most
+    KNNEX_MAX_WAITING of the whole index. Memory stays bounded. A log or an engine that is started again meanwhile is
+    waited for, four times `patience` at most; `sleep` may raise, to break off.
 
     Raises LogUnavailable, EngineError, and IngestIncomplete when for `patience` seconds nothing moves and no worker
     lives (what was accepted then stays in the log, and goes in when one runs), or when documents are not in the index
     in the end.
     """
     log.check()
-    tally = Tally(engine, spec, progress, _length(documents))
-    waiting = Waiting(log, spec.index, tally, patience)
-    unchecked: list[Window] = []
-    for events in cut(tally.accept(documents, op), WINDOW, WINDOW_BYTES):
-        positions = waiting.steadily(partial(log.append, events))
+    tally = Tally(engine, spec, progress, length_of(documents))
+    waiting = Waiting(log, spec.index, tally, patience, "updates" if op == "update" else lane, sleep)
+    run = _Run(log, tally, waiting, op, most_waiting, ring, Marks(log, spec.index, op, waiting.lane, resume))
+    if op == "delete" and not isinstance(documents, Files):
+        documents = tombstones(engine, spec, documents)
+    waiting.for_room(lambda _: True)
+    for part in parts_of(documents):
+        run.send(part)
+    return run.finish()
+
+
+class _Run:
+    """One run of a producer."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        tally: Tally,
+        waiting: Waiting,
+        op: Op,
+        most_waiting: int,
+        ring: Callable[[], object] | None,
+        marks: Marks,
+    ) -> None:
+        self.log, self.tally, self.waiting, self.op, self.most_waiting = log, tally, waiting, op, most_waiting
+        self.ring, self.marks = ring, marks
+        self.unchecked: list[Window] = []
+
+    def send(self, part: Part) -> None:
+        """Read a piece of the input and append it, window by window."""
+        reading = self.waiting.steadily(partial(self.marks.begin, part))
+        documents = _Counted(part.documents())
+        if reading and reading.count:
+            self._pass(part, documents, reading)
+        for events in cut(self.tally.accept(documents, self.op), WINDOW, WINDOW_BYTES):
+            self._append(events, Mark(reading.source, documents.count) if reading else None)
+
+    def _pass(self, part: Part, documents: Iterator[Any], reading: Reading) -> None:
+        """Read what an earlier run has sent, to check it."""
+        log.info(
+            "Continuing after %d documents of %s",
+            reading.count,
+            part.name,
+            extra={"action": "ingest_continued", "index": self.marks.index},
+        )
+        index, lane = self.marks.index, self.waiting.lane
+        earlier = self.waiting.steadily(lambda: Earlier(self.log, index, lane, reading.since))
+        before = self.tally.read
+        for events in cut(self.tally.accept(islice(documents, reading.count), self.op), WINDOW, WINDOW_BYTES):
+            self.unchecked.append(earlier.window(event.id for event in events))
+            if len(self.unchecked) > EARLIER_AT_ONCE:
+                self._settle()
+        self.tally.skipped += self.tally.read - before
+
+    def _append(self, events: Sequence[Event], mark: Mark | None) -> None:
+        positions = self.waiting.steadily(partial(append_traced, self.log, events, self.waiting.lane, mark))
         stamped = [replace(event, position=at) for event, at in zip(events, positions, strict=True)]
-        unchecked.append(Window.of(stamped, sum(_weight(event.document) for event in events)))
-        _ring(ring)
-        backlog = waiting.until(
+        self._note(stamped, sum(weight(event.document) for event in events))
+        _ring(self.ring)
+        backlog = self.waiting.for_room(
             lambda backlog: (
-                backlog.total <= most_waiting and _waiting_bytes(unchecked, backlog.low_water) <= MOST_WAITING_BYTES
+                backlog.total <= self.most_waiting
+                and _waiting_bytes(self.unchecked, backlog.low_water) <= MOST_WAITING_BYTES
             )
         )
-        waiting.steadily(partial(_check_passed, log, tally, unchecked, backlog.low_water, CHECK_AT_ONCE))
-    if unchecked:
-        last = unchecked[-1].last
-        waiting.until(lambda backlog: passed(last, backlog.low_water))
-        waiting.steadily(partial(_check_passed, log, tally, unchecked, None, 1))
-    tally.show()
-    return tally.report()
+        self.waiting.steadily(partial(self._check_passed, backlog.low_water, CHECK_AT_ONCE))
+
+    def _note(self, stamped: Sequence[Event], size: int) -> None:
+        """Keep what is to be checked; small windows, as of many small files, together."""
+        last = self.unchecked[-1] if self.unchecked else None
+        if last and not last.before_check and sum(last.times.values()) + len(stamped) <= WINDOW:
+            last.add(stamped, size)
+        else:
+            self.unchecked.append(Window.of(stamped, size))
+
+    def _settle(self) -> None:
+        """Wait until all that was sent is settled, and check it."""
+        last = max((window.last for window in self.unchecked if window.last), key=version_of, default=None)
+        self.waiting.until(lambda mine, _: passed(last, mine.low_water))
+        self.waiting.steadily(partial(self._check_passed, None, 1))
+
+    def _check_passed(self, low_water: str | None, at_least: int) -> None:
+        """Check the windows that are settled, when there are enough of them, and take them off the list."""
+        settled = [window for window in self.unchecked if passed(window.last, low_water)]
+        if len(settled) >= at_least:
+            for window in settled:
+                if window.before_check:
+                    window.before_check(window)
+            self.tally.check(settled, self._reasons)
+            self.unchecked = [window for window in self.unchecked if not passed(window.last, low_water)]
+
+    def _reasons(self, positions: Sequence[str]) -> dict[str, str]:
+        return {at: one.reason for at, one in self.log.find_buried(self.marks.index, positions).items()}
+
+    def finish(self) -> Report:
+        """Wait for what is still on its way, check it, and forget how far the files were read."""
+        self.tally.total = self.tally.read
+        if self.unchecked:
+            self._settle()
+        self.waiting.steadily(self.marks.done)
+        return self.tally.report()
 
 
-def _waiting_bytes(windows: Sequence[Window], low_water: str | None) -> int:
-    return sum(window.size for window in windows if not passed(window.last, low_water))
+class _Counted(Iterator[Any]):
+    """Documents, and how many of them were taken."""
 
+    def __init__(self, documents: Iterator[Any]) -> None:
+        self._documents, self.count = documents, 0
 
-def _check_passed(log: EventLog, tally: Tally, unchecked: list[Window], low_water: str | None, at_least: int) -> None:
-    """Check the windows that are settled, when there are enough of them, and take them off the list."""
-    index = tally.spec.index
-    settled = [window for window in unchecked if passed(window.last, low_water)]
-    if len(settled) >= at_least:
-        tally.check(settled, lambda found: {at: one.reason for at, one in log.find_buried(index, found).items()})
-        del unchecked[: len(settled)]
-
-
-def ingest_inline(
-    engine: Engine,
-    target: Target,
-    documents: Iterable[Any],
-    progress: OnProgress | None = None,
-    *,
-    op: Op = "upsert",
-    patience: Patience | None = None,
-) -> Report:
-    """Encode and write in this process, without log and workers; the same documents end the same way.
-
-    Raises IngestIncomplete where the engine stays busy, EncoderError where the model fails on everything.
-    """
-    tally = Tally(engine, target.spec, progress, _length(documents))
-    clock = Clock()
-    windows: list[Window] = []
-    buried: dict[str, str] = {}
-
-    def reasons(_: Sequence[str]) -> dict[str, str]:
-        return buried
-
-    for events in cut(tally.accept(documents, op), WINDOW, WINDOW_BYTES):
-        stamped = [event if event.version else replace(event, version=clock.next()) for event in events]
-        done = apply_events(engine, target, stamped, patience=patience)
-        if done.failed:
-            raise IngestIncomplete(
-                f"{len(done.failed)} documents could not be written to {target.alias!r}: {done.failed[0].reason}",
-                hint="the engine is overloaded or blocked: `knnex doctor`; then send the documents again",
-            )
-        tally.encoded += done.encoded
-        tally.cached += done.cached
-        buried.update({casualty.event.id: casualty.reason for casualty in done.buried})
-        windows.append(Window.of(stamped))
-        if len(windows) >= CHECK_AT_ONCE:
-            tally.check(windows, reasons)
-            windows = []
-            buried.clear()
-        tally.show()
-    tally.check(windows, reasons)
-    tally.show()
-    return tally.report()
+    def __next__(self) -> Any:
+        found = next(self._documents)
+        self.count += 1
+        return found
 
 
 def delete(
@@ -147,51 +191,11 @@ def delete(
 
     Where producers give the version, a delete needs one too. A child whose parent is not told is looked up.
     """
-    return ingest(engine, spec, _tombstones(engine, spec, ids), log, progress, ring=ring, op="delete")
+    return ingest(engine, spec, ids, log, progress, ring=ring, op="delete", lane="live")
 
 
-def delete_inline(engine: Engine, target: Target, ids: Iterable[Any], progress: OnProgress | None = None) -> Report:
-    """`delete` without log and workers."""
-    return ingest_inline(engine, target, _tombstones(engine, target.spec, ids), progress, op="delete")
-
-
-class Clock:
-    """Versions where no log gives any: milliseconds << 20, and in any case more than the last."""
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def next(self) -> int:
-        """The next version."""
-        self._last = max(self._last + 1, time.time_ns() // 1_000_000 << 20)
-        return self._last
-
-
-def cut(events: Iterable[Event], most: int, most_bytes: int) -> Iterator[list[Event]]:
-    """Windows of at most `most` events, and about `most_bytes` of documents."""
-    part: list[Event] = []
-    size = 0
-    for event in events:
-        part.append(event)
-        size += _weight(event.document)
-        if len(part) >= most or size >= most_bytes:
-            yield part
-            part, size = [], 0
-    if part:
-        yield part
-
-
-def _weight(value: Any) -> int:
-    """Roughly the bytes of a document, without writing it out: its strings."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(map(_weight, value.values()))
-    return sum(map(_weight, value)) if isinstance(value, list) else 8
-
-
-def _length(documents: Iterable[Any]) -> int | None:
-    return len(documents) if isinstance(documents, Sized) else None
+def _waiting_bytes(windows: Sequence[Window], low_water: str | None) -> int:
+    return sum(window.size for window in windows if not passed(window.last, low_water))
 
 
 def _ring(ring: Callable[[], object] | None) -> None:
@@ -201,16 +205,3 @@ def _ring(ring: Callable[[], object] | None) -> None:
         ring()
     except (KnnexError, OSError) as error:
         log.debug("Nobody heard the doorbell: %s", error, extra={"action": "doorbell_failed"})
-
-
-def _tombstones(engine: Engine, spec: Spec, ids: Iterable[Any]) -> Iterator[Any]:
-    def document(given: Any) -> Any:
-        return given if isinstance(given, Mapping) else {spec.id: given, **known.get(str(given), {})}
-
-    known: Mapping[str, Mapping[str, Any]] = {}
-    source = iter(ids)
-    while part := list(islice(source, WINDOW)):
-        plain = [str(given) for given in part if not isinstance(given, Mapping)]
-        if plain and spec.parents():
-            known = engine.run(relations(spec, plain))
-        yield from map(document, part)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoders import Chunk, Encoder, VectorCache, chunk, encode_cached, input_hash
+from ..encoders import Cache, Chunk, Encoder, chunk, encode_cached, input_hash
 from ..errors import EncoderError, InputError
 from ..mappings import PROVENANCE, Embedding, Spec, Stored
 from .bulk import Item
@@ -27,7 +27,7 @@ class Target:
     alias: str
     stored: Stored
     encoders: Mapping[str, Encoder]
-    cache: VectorCache | None = None
+    cache: Cache | None = None
 
     @property
     def spec(self) -> Spec:

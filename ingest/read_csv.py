@@ -42,7 +42,7 @@ def _documents(rows: Any, name: str, spec: Spec) -> Iterator[tuple[Origin, dict[
     if problem:
         yield Refused(Origin(name, 1), "", problem)
         return
-    parsers = [_parser(spec, column) for column in header]
+    parsers = [parser_of(spec, column) for column in header]
     while True:
         origin = Origin(name, rows.line_num + 1)
         try:
@@ -98,7 +98,8 @@ def _document(
     return origin, document
 
 
-def _parser(spec: Spec, column: str) -> Parse:
+def parser_of(spec: Spec, column: str) -> Parse:
+    """What makes a value of a cell, by what the spec says of the field; it raises ValueError."""
     field = spec.fields.get(column)
     kind = field.type if field else ""
     joins = {join.field for join in spec.parents().values()}
@@ -109,7 +110,7 @@ def _parser(spec: Spec, column: str) -> Parse:
     if kind == "boolean":
         return _boolean
     if kind in _OBJECTS or column in joins or isinstance(spec.joins.get(column), NestedJoin):
-        return _object
+        return object_of
     return str
 
 
@@ -134,7 +135,7 @@ def _boolean(cell: str) -> bool:
         raise ValueError(f"{cell[:40]!r} is neither true nor false") from None
 
 
-def _object(cell: str) -> Any:
+def object_of(cell: str) -> Any:
     """JSON where the cell starts like an object or an array, else the text as it is."""
     if not cell.lstrip().startswith(("{", "[")):
         return cell

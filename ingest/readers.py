@@ -1,18 +1,15 @@
 """Reading files of documents: a line that cannot be read is named, and stops no other.
 
-NDJSON (`.ndjson`, `.jsonl`), CSV and TSV, JSON (`.json`: an array, one object, or NDJSON), Parquet, each of the text
-ones also with `.gz`; `-` is NDJSON on standard input.
+NDJSON (`.ndjson`, `.jsonl`), CSV and TSV, JSON (`.json`: an array, one object, or NDJSON), each also packed, with
+`.gz`, `.bz2`, `.xz` or `.zst` behind it; and Parquet. sources.py finds the files.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
-import os
-import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import IO, Any
 
 import orjson
@@ -22,7 +19,8 @@ from ..mappings import Spec
 from .events import Origin, Refused
 from .read_csv import csv_documents
 from .read_json import json_documents
-from .read_parquet import parquet_documents, parquet_rows
+from .read_packed import PACKED, unpacked
+from .read_parquet import parquet_documents
 
 Found = tuple[Origin, dict[str, Any]] | Refused
 Reader = Callable[[IO[bytes], str, Spec], Iterator[Found]]
@@ -30,77 +28,45 @@ Reader = Callable[[IO[bytes], str, Spec], Iterator[Found]]
 MAX_LINE_BYTES = 64_000_000
 
 
-def read_files(paths: Iterable[str | os.PathLike[str]], spec: Spec) -> Iterator[Found]:
-    """The documents of files, each with its origin, in the order given.
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a file holds, and how it is packed, both as suffixes."""
 
-    Every file is opened before the first document is read. Raises InputError for one that is missing, unreadable, or of
-    an unknown kind.
-    """
-    sources = [(str(path), _open(str(path))) for path in paths]
-    return _read_all(sources, spec)
+    name: str
+    packing: str = ""
 
 
-def count_rows(paths: Iterable[str | os.PathLike[str]]) -> int | None:
-    """How many documents files hold, where they say so themselves (Parquet), else None."""
-    names = [str(path) for path in paths]
-    if not all(name.lower().endswith(".parquet") for name in names):
-        return None
-    return sum(map(parquet_rows, names))
+def kind_of(path: str) -> Kind | None:
+    """The kind of a file by its name, None where there is no reader for it."""
+    suffixes = [suffix.lower() for suffix in PurePath(path).suffixes]
+    packing = suffixes.pop() if suffixes and suffixes[-1] in PACKED else ""
+    name = suffixes[-1] if suffixes else ""
+    if name in _TEXTS or (name == ".parquet" and not packing):
+        return Kind(name, packing)
+    return None
 
 
-def _read_all(sources: list[tuple[str, Callable[[str, Spec], Iterator[Found]]]], spec: Spec) -> Iterator[Found]:
-    for path, read in sources:
-        yield from read(path, spec)
-
-
-def _open(path: str) -> Callable[[str, Spec], Iterator[Found]]:
-    """The way to read a file, tried as far as opening it goes."""
-    if path == "-":
-        return lambda _, spec: ndjson_documents(sys.stdin.buffer, "standard input", spec)
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    packed = suffixes[-1:] == [".gz"]
-    kind = (suffixes[:-1] if packed else suffixes)[-1:]
-    name = kind[0] if kind else ""
-    if name == ".parquet" and not packed:
-        _try(path)
-        parquet_rows(path)  # reads the footer, without which there is nothing
-        return lambda where, _: parquet_documents(where)
-    if name not in _TEXTS:
-        known = ", ".join([*_TEXTS, ".parquet"])
-        raise InputError(
-            f"{path}: no reader for {''.join(suffixes) or 'a name without suffix'!r}",
-            hint=f"name the file {known}, or a text one with .gz; or pipe NDJSON into `-`",
-        )
-    _try(path)
-    return lambda where, spec: _text(where, _TEXTS[name], spec, packed)
-
-
-def _try(path: str) -> None:
-    try:
-        with Path(path).open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}", hint="check its name and permissions") from None
-
-
-def _text(path: str, read: Reader, spec: Spec, packed: bool) -> Iterator[Found]:
-    """Damage of a packed file shows only while reading: what came before it is good."""
+def documents_in(file: IO[bytes], kind: Kind, name: str, spec: Spec) -> Iterator[Found]:
+    """The documents of an open file. Damage shows only while reading: what came before it is good."""
     last: Found | None = None
     try:
-        with _bytes_of(path, packed) as file:
-            for found in read(file, path, spec):
-                last = found
-                yield found
-    except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
+        for found in _documents(file, kind, name, spec):
+            last = found
+            yield found
+    except (OSError, InputError) as error:
         origin = last.origin if isinstance(last, Refused) else last[0] if last else None
-        where = Origin(path, origin.number + 1, origin.unit) if origin else Origin(path, 1)
+        where = Origin(name, origin.number + 1, origin.unit) if origin else Origin(name, 1)
         yield Refused(where, "", f"the file is damaged from here on: {error}")
 
 
-def _bytes_of(path: str, packed: bool) -> IO[bytes]:
-    if packed:
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return Path(path).open("rb")
+def _documents(file: IO[bytes], kind: Kind, name: str, spec: Spec) -> Iterator[Found]:
+    if kind.name == ".parquet":
+        yield from parquet_documents(file, name)
+    elif kind.packing:
+        with unpacked(file, kind.packing) as stream:
+            yield from _TEXTS[kind.name](stream, name, spec)
+    else:
+        yield from _TEXTS[kind.name](file, name, spec)
 
 
 def ndjson_documents(file: IO[bytes], name: str, _: Spec) -> Iterator[Found]:
@@ -171,3 +137,6 @@ _TEXTS: Mapping[str, Reader] = {
     ".csv": _csv,
     ".tsv": _tsv,
 }
+
+#: The suffixes of all kinds there are, for messages.
+KNOWN = ", ".join([*_TEXTS, ".parquet"])

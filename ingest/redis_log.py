@@ -196,8 +196,28 @@ class RedisLog(RedisStreams):
         buried: Sequence[Buried] = (),
         counts: Mapping[str, int] | None = None,
     ) -> None:
-        """One transaction; doing it twice changes nothing but the counters."""
-        with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
+        """One transaction; doing it twice changes nothing but the counters.
+
+        A full Redis takes no transaction at all, but lets go of single entries, which makes it less full: the counters
+        then miss what these were.
+        """
+        from redis.exceptions import OutOfMemoryError
+
+        with self.talking():
+            try:
+                self._settle(index, positions, buried, counts or {})
+            except OutOfMemoryError:
+                graves = {one.position for one in buried}
+                for lane, ids in by_lane([position for position in positions if position not in graves]).items():
+                    self.redis.xack(stream(index, lane), GROUP, *ids)
+                    self.redis.xdel(stream(index, lane), *ids)
+                if graves:
+                    self._settle(index, [position for position in positions if position in graves], buried, {})
+
+    def _settle(
+        self, index: str, positions: Sequence[str], buried: Sequence[Buried], counts: Mapping[str, int]
+    ) -> None:
+        with self.redis.pipeline(transaction=True) as pipeline:
             for lane, ids in by_lane(positions).items():
                 pipeline.xack(stream(index, lane), GROUP, *ids)
                 pipeline.xdel(stream(index, lane), *ids)
@@ -208,7 +228,7 @@ class RedisLog(RedisStreams):
                 stamped = replace(one, buried_at=one.buried_at or time.time())
                 pipeline.hset(key_of(index, "buried"), one.position, dump_buried(stamped))
                 pipeline.zadd(key_of(index, "burials"), {one.position: stamped.buried_at}, nx=True)
-            for name, more in (counts or {}).items():
+            for name, more in counts.items():
                 if more:
                     pipeline.hincrby(key_of(index, "counts"), name, more)
             pipeline.execute()
@@ -217,7 +237,8 @@ class RedisLog(RedisStreams):
         """Counted from the streams themselves: the group's own `lag` is absent or null on some servers."""
         lanes = (lane,) if lane else LANES
         try:
-            with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
+            # No transaction: a full Redis takes none.
+            with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
                 for one in lanes:
                     key = stream(index, one)
                     pipeline.xlen(key).xpending(key, GROUP).xrange(key, count=1)

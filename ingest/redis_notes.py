@@ -70,7 +70,7 @@ class RedisNotes(RedisLink):
 
     def counts(self, index: str) -> dict[str, int]:
         """The counters of an index; the buried are counted as they lie there."""
-        with self.talking(), self.redis.pipeline(transaction=True) as pipeline:
+        with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
             counters, buried = pipeline.hgetall(key_of(index, "counts")).zcard(key_of(index, "burials")).execute()
         counts = {text_in(name): int(value) for name, value in counters.items()}
         return counts | ({"buried": int(buried)} if buried else {})

@@ -25,7 +25,7 @@ OnProgress = Callable[[Progress], None]
 class Window:
     """Accepted events until the index was seen to hold them: by id the newest version, how many, and the position.
 
-    `size` is roughly their bytes.
+    `size` is roughly their bytes; `before_check` completes what an earlier run has sent.
     """
 
     versions: dict[str, int]
@@ -33,17 +33,23 @@ class Window:
     positions: dict[str, str]
     last: str | None
     size: int = 0
+    before_check: Callable[[Window], None] | None = None
 
     @classmethod
     def of(cls, events: Sequence[Event], size: int = 0) -> Window:
         """The window of events that have a version or a position."""
-        window = cls({}, {}, {}, events[-1].position, size)
-        for event in events:
-            window.times[event.id] = window.times.get(event.id, 0) + 1
-            if event.order > window.versions.get(event.id, 0):
-                window.versions[event.id] = event.order
-                window.positions[event.id] = event.position or ""
+        window = cls({}, {}, {}, None)
+        window.add(events, size)
         return window
+
+    def add(self, events: Sequence[Event], size: int = 0) -> None:
+        """Further events, accepted later."""
+        self.last, self.size = events[-1].position, self.size + size
+        for event in events:
+            self.times[event.id] = self.times.get(event.id, 0) + 1
+            if event.order > self.versions.get(event.id, 0):
+                self.versions[event.id] = event.order
+                self.positions[event.id] = event.position or ""
 
 
 class Tally:
@@ -52,7 +58,7 @@ class Tally:
     def __init__(self, engine: Engine, spec: Spec, progress: OnProgress | None, total: int | None) -> None:
         self.engine, self.spec, self.progress, self.total = engine, spec, progress, total
         self.started = time.monotonic()
-        self.read = self.accepted = self.in_index = self.encoded = self.cached = 0
+        self.read = self.accepted = self.skipped = self.in_index = self.encoded = self.cached = 0
         self.refused, self.buried, self.without = Names(), Names(), Names()
         self.missing: list[str] = []
         self.missing_count = 0
@@ -76,7 +82,6 @@ class Tally:
             if op == "upsert":
                 self._note_empty(found, origin)
             yield found
-        self.total = self.read
 
     def _note_empty(self, event: Event, origin: Origin) -> None:
         for name, embedding in self.spec.embeddings.items():
@@ -105,9 +110,11 @@ class Tally:
 
     def report(self) -> Report:
         """The figures as they stand. Raises IngestIncomplete where documents vanished without a reason."""
+        self.show()
         report = Report(
             read=self.read,
             accepted=self.accepted,
+            skipped=self.skipped,
             in_index=self.in_index,
             refused=tuple(self.refused.kept),
             buried=tuple(self.buried.kept),

@@ -107,7 +107,7 @@ def current(index: str, spec: Spec, events: Sequence[Event]) -> Flow[dict[str, C
             continue
         document = dict(one["_source"])
         made = document.pop(PROVENANCE, {})
-        found[one["_id"]] = Current(
-            document, int(made.get("version", 0)), one.get("_routing"), bool(made.get("deleted"))
-        )
+        # The engine's own version is the greater one where somebody else changed the document.
+        version = max(int(made.get("version", 0)), int(one.get("_version", 0)))
+        found[one["_id"]] = Current(document, version, one.get("_routing"), bool(made.get("deleted")))
     return found

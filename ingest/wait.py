@@ -9,8 +9,9 @@ from functools import partial
 from typing import TypeVar
 
 from ..errors import EngineBusy, EngineUnreachable, IngestIncomplete, LogUnavailable
+from ..settings import settings
 from .log import Backlog, EventLog
-from .positions import version_of
+from .positions import LANES, Lane, version_of
 from .tally import Tally
 
 T = TypeVar("T")
@@ -24,10 +25,25 @@ _RESTART = 4
 
 
 class Waiting:
-    """Watches the backlog of an index on behalf of one producer."""
+    """Watches the backlog of a lane of an index on behalf of one producer."""
 
-    def __init__(self, log: EventLog, index: str, tally: Tally, patience: float) -> None:
-        self.log, self.index, self.tally, self.patience = log, index, tally, patience
+    def __init__(
+        self,
+        log: EventLog,
+        index: str,
+        tally: Tally,
+        patience: float,
+        lane: Lane = "live",
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.log, self.index, self.tally, self.patience, self.lane, self.sleep = (
+            log,
+            index,
+            tally,
+            patience,
+            lane,
+            sleep,
+        )
         self.before = log.counts(index)
         self._told: str | None = None
 
@@ -40,29 +56,48 @@ class Waiting:
             except (LogUnavailable, EngineUnreachable, EngineBusy) as error:
                 if time.monotonic() > until:
                     raise
-                self._tell(str(error))
-                time.sleep(_LONGEST)
+                self.tell(str(error))
+                self.sleep(_LONGEST)
 
-    def _tell(self, reason: str) -> None:
+    def tell(self, reason: str) -> None:
+        """Say why it takes longer, once."""
         if reason != self._told:
             self._told = reason
             log.warning("Waiting: %s", reason, extra={"action": "ingest_waiting", "index": self.index})
 
-    def until(self, done: Callable[[Backlog], bool]) -> Backlog:
-        """Wait for a state of the backlog. Raises IngestIncomplete where nobody works on it."""
+    def for_room(self, enough: Callable[[Backlog], bool]) -> Backlog:
+        """Wait until the lane has room for more, and the index no more events than KNNEX_MAX_WAITING."""
+        most = settings().max_waiting
+
+        def done(mine: Backlog, whole: Backlog) -> bool:
+            if whole.total > most:
+                self.tell(f"more than {most:,} events of {self.index!r} are in the log (KNNEX_MAX_WAITING)")
+            return enough(mine) and whole.total <= most
+
+        return self.until(done)
+
+    def until(self, done: Callable[[Backlog, Backlog], bool]) -> Backlog:
+        """Wait for a state of the backlog, of the lane and of the whole index; the lane's.
+
+        Raises IngestIncomplete where nobody works on it.
+        """
         state: Backlog | None = None
         moved, pause = time.monotonic(), _SHORTEST
         while True:
-            backlog = self.steadily(lambda: self.log.backlog(self.index))
-            if done(backlog):
-                self._show(backlog)
-                return backlog
-            if backlog != state:
-                state, moved, pause = backlog, time.monotonic(), _SHORTEST
-                self._show(backlog)
-            self.steadily(partial(self._check, backlog, time.monotonic() - moved))
-            time.sleep(pause)
+            mine, whole = self.steadily(self._look)
+            if done(mine, whole):
+                self._show(mine)
+                return mine
+            # A lane may stand still for long while workers are busy with the others, which go before it.
+            if whole != state:
+                state, moved, pause = whole, time.monotonic(), _SHORTEST
+                self._show(mine)
+            self.steadily(partial(self._check, mine if mine.total else whole, time.monotonic() - moved))
+            self.sleep(pause)
             pause = min(_LONGEST, pause * 1.5)
+
+    def _look(self) -> tuple[Backlog, Backlog]:
+        return self.log.backlog(self.index, self.lane), self.log.backlog(self.index)
 
     def _show(self, backlog: Backlog) -> None:
         now = self.steadily(lambda: self.log.counts(self.index))
@@ -74,7 +109,7 @@ class Waiting:
         if idle < min(1.0, self.patience):
             return
         waiting = f"{backlog.total} documents for {self.index!r} wait in the log"
-        reason = self.log.paused(self.index)
+        reason = self._paused()
         if reason:
             raise IngestIncomplete(
                 f"{waiting}, and workers leave them alone: {reason}", hint="`knnex doctor` says more"
@@ -85,7 +120,7 @@ class Waiting:
                 hint="start one with `knnex worker`; nothing is lost, it writes what waits",
             )
         if idle > self.patience and (reason := self.log.resting(self.index)):
-            self._tell(reason)
+            self.tell(reason)
             if idle > _BLOCKED:
                 raise IngestIncomplete(
                     f"{waiting}, and the engine does not take them: {reason}",
@@ -95,6 +130,12 @@ class Waiting:
             raise IngestIncomplete(
                 f"{waiting}, and its workers have done nothing for {idle:.0f} s", hint="restart them"
             )
+
+    def _paused(self) -> str | None:
+        """Why workers leave alone what we wait for: the index, its lane, or what has to be settled before an update."""
+        before = [lane for lane in LANES if self.lane == "updates" and self.log.backlog(self.index, lane).total]
+        reasons = [self.log.paused(self.index), *(self.log.paused(self.index, lane) for lane in [self.lane, *before])]
+        return next((reason for reason in reasons if reason), None)
 
 
 def passed(position: str | None, low_water: str | None) -> bool:

@@ -41,7 +41,7 @@ def own_log(redis_url: str, database: int) -> RedisLog:
 
 
 @contextmanager
-def draining(log: RedisLog, engine: Engine, **options: Any) -> Iterator[None]:
+def draining(log: EventLog, engine: Engine, **options: Any) -> Iterator[None]:
     """A thread that does what a worker does."""
     stop = threading.Event()
     targets = Targets(engine, options.pop("cache", None))

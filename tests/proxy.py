@@ -1,4 +1,4 @@
-"""A gate before a real engine: TLS, and credentials that it asks for, as a production set-up has them."""
+"""What stands between us and a real server: a gate with TLS and credentials, and a wire that can be cut."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import base64
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import urlsplit
@@ -74,3 +76,121 @@ def gate(
 def basic(user: str, password: str) -> str:
     """The Authorization header of basic auth."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+@dataclass
+class Fault:
+    """A fault waiting for its moment: the reply to one of these commands, if it is longer than `size` bytes."""
+
+    commands: Sequence[bytes]
+    # Close the connection, or go on swallowing all that comes, as a black hole does.
+    close: bool
+    size: int
+    happened: threading.Event = field(default_factory=threading.Event)
+
+
+class Wire:
+    """A TCP proxy before any server; replies get lost on it, after the server has done what it was asked to do."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.upstream = (host, port)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self.listener.getsockname()[1])
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose(self, *commands: bytes, close: bool, size: int = 64) -> Fault:
+        """Have the next long reply to one of these commands lost."""
+        fault = Fault(commands, close, size)
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def cut(self) -> int:
+        """Close every connection now; how many there were."""
+        with self._lock:
+            found = list(self._open)
+        for one in found:
+            _shut(one)
+        return len(found) // 2
+
+    def close(self) -> None:
+        """Close all of it."""
+        _shut(self.listener)
+        self.listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self.upstream, 5)
+            except OSError:  # the server is down: so are we
+                client.close()
+                continue
+            server.settimeout(None)
+            link = _Link(self, client, server)
+            with self._lock:
+                self._open |= {client, server}
+            threading.Thread(target=link.forth, daemon=True).start()
+            threading.Thread(target=link.back, daemon=True).start()
+
+    def strikes(self, command: bytes, reply: bytes) -> Fault | None:
+        """The fault whose moment this is, which is then over."""
+        with self._lock:
+            for fault in self._faults:
+                if len(reply) > fault.size and any(one in command for one in fault.commands):
+                    self._faults.remove(fault)
+                    return fault
+        return None
+
+    def forget(self, *sockets: socket.socket) -> None:
+        """These are closed."""
+        with self._lock:
+            self._open -= set(sockets)
+
+
+class _Link:
+    def __init__(self, wire: Wire, client: socket.socket, server: socket.socket) -> None:
+        self.wire, self.client, self.server = wire, client, server
+        self.command = b""
+        self.hole = False
+
+    def forth(self) -> None:
+        """From the client to the server."""
+        with suppress(OSError):
+            while data := self.client.recv(1 << 16):
+                if not self.hole:
+                    self.command = data[:4096].upper()
+                    self.server.sendall(data)
+        self._end()
+
+    def back(self) -> None:
+        """From the server to the client."""
+        with suppress(OSError):
+            while data := self.server.recv(1 << 16):
+                fault = None if self.hole else self.wire.strikes(self.command, data)
+                if fault:
+                    self.hole = not fault.close
+                    fault.happened.set()
+                    if fault.close:
+                        break
+                if not self.hole:
+                    self.client.sendall(data)
+        self._end()
+
+    def _end(self) -> None:
+        for one in (self.client, self.server):
+            _shut(one)
+            one.close()
+        self.wire.forget(self.client, self.server)
+
+
+def _shut(one: socket.socket) -> None:
+    with suppress(OSError):  # closed already
+        one.shutdown(socket.SHUT_RDWR)

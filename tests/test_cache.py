@@ -2,19 +2,27 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import sqlite3
 import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import redis as redis_py
+from pydantic import SecretStr
 
-from knnex.encoders import TextEncoder, VectorCache, cache_key, encode_cached
+from knnex.encoders import RedisVectorCache, TextEncoder, VectorCache, cache_key, encode_cached, open_cache
+from knnex.encoders.cached import watched
+from knnex.engines.embedded import start_redis
 from knnex.errors import SettingsError
+from knnex.settings import Settings
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -36,39 +44,157 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "vectors.db"
 
 
-def test_vectors_come_back_bit_by_bit_after_reopening(path: Path) -> None:
-    with VectorCache(path) as cache:
+@pytest.fixture(scope="module")
+def evicting_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis such as a cache needs: with a bound, beyond which it drops what was not used for longest."""
+    with start_redis(home=tmp_path_factory.mktemp("redis")) as server:
+        with redis_py.Redis.from_url(server.url) as client:
+            client.config_set("maxmemory", "20mb")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        yield server.url
+
+
+Opens = Callable[..., Any]
+
+
+@pytest.fixture(params=["file", "redis"])
+def opens(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opens]:
+    """Opens the same cache each time; every test that asks for it runs once for each kind."""
+    if request.param == "file":
+        yield lambda **options: VectorCache(tmp_path / "vectors.db", **options)
+    else:
+        url = str(request.getfixturevalue("evicting_url"))
+        yield lambda **options: RedisVectorCache(url, **options)
+        with redis_py.Redis.from_url(url) as client:
+            client.flushdb()
+
+
+def test_vectors_come_back_bit_by_bit_after_reopening(opens: Opens) -> None:
+    with opens() as cache:
         cache.put_many(some(range(1200)))
-    with VectorCache(path) as cache:
+    with opens() as cache:
         found = cache.get_many([key(number) for number in range(1300)])
         assert found.keys() == some(range(1200)).keys()
         assert all(np.array_equal(found[key(number)], vector(number)) for number in range(1200))
         assert (cache.hits, cache.misses, len(cache)) == (1200, 100, 1200)
         assert found[key(0)].dtype == np.float32
+        assert not found[key(0)].flags.writeable
 
 
-def test_nothing_asked_nothing_found(path: Path) -> None:
-    with VectorCache(path) as cache:
+def test_nothing_asked_nothing_found(opens: Opens) -> None:
+    with opens() as cache:
         cache.put_many({})
         assert cache.get_many([]) == {}
         assert len(cache) == 0
 
 
-def test_a_second_put_replaces_the_first(path: Path) -> None:
-    with VectorCache(path) as cache:
+def test_a_second_put_replaces_the_first(opens: Opens) -> None:
+    with opens() as cache:
         cache.put_many({key(1): vector(1)})
         cache.put_many({key(1): vector(2)})
         assert np.array_equal(cache.get_many([key(1)])[key(1)], vector(2))
         assert len(cache) == 1
 
 
-def test_a_closed_cache_opens_again_when_used(path: Path) -> None:
-    cache = VectorCache(path)
+def test_a_closed_cache_opens_again_when_used(opens: Opens) -> None:
+    cache = opens()
     cache.put_many(some(range(2)))
     cache.close()
     cache.close()
     assert len(cache.get_many([key(0)])) == 1
     cache.close()
+
+
+def test_half_the_width_takes_half_the_room_and_is_read_as_float32_by_all(opens: Opens) -> None:
+    with opens(dtype="float16") as half, opens() as whole:
+        half.put_many(some(range(10)) | {key(10): np.full(3, 1e5, np.float32)})
+        whole.put_many({key(11): vector(11)})
+        for cache in (half, whole):
+            found = cache.get_many([key(number) for number in range(12)])
+            assert {one.dtype for one in found.values()} == {np.dtype(np.float32)}
+            assert not any(one.flags.writeable for one in found.values())
+            for number in range(10):
+                assert np.array_equal(found[key(number)], vector(number).astype(np.float16).astype(np.float32))
+            # Too great for float16, and what was put in full width.
+            assert found[key(10)].tolist() == [1e5, 1e5, 1e5]
+            assert np.array_equal(found[key(11)], vector(11))
+
+
+def test_a_cache_can_be_opened_in_another_process(opens: Opens) -> None:
+    with opens(dtype="float16") as cache:
+        cache.put_many(some(range(2)))
+        with pickle.loads(pickle.dumps(cache)) as again:
+            assert (type(again), again.dtype, len(again), again.hits) == (type(cache), "float16", 2, 0)
+            assert getattr(again, "max_bytes", None) == getattr(cache, "max_bytes", None)
+
+
+def test_the_redis_of_an_event_log_is_refused(evicting_url: str) -> None:
+    with redis_py.Redis.from_url(evicting_url) as client:
+        client.sadd("knnex:indexes", "films")
+        with pytest.raises(SettingsError, match="holds an event log"):
+            RedisVectorCache(evicting_url)
+        client.delete("knnex:indexes")
+        client.config_set("maxmemory-policy", "noeviction")
+        with pytest.raises(SettingsError, match="never drops a key") as caught:
+            RedisVectorCache(evicting_url)
+        assert "allkeys-lru" in str(caught.value.hint)
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("maxmemory", "0")
+        with pytest.raises(SettingsError, match="has no bound"):
+            RedisVectorCache(evicting_url)
+        client.config_set("maxmemory", "20mb")
+    RedisVectorCache(evicting_url).close()
+    with pytest.raises(SettingsError, match="is no URL of a Redis"):
+        RedisVectorCache("http://localhost")
+
+
+def test_a_redis_drops_what_does_not_fit(evicting_url: str) -> None:
+    with RedisVectorCache(evicting_url) as cache, redis_py.Redis.from_url(evicting_url) as client:
+        for start in range(0, 20_000, 1000):
+            cache.put_many(some(range(start, start + 1000)))
+        assert 1000 < len(cache) < 15_000
+        assert len(cache.get_many([key(number) for number in range(19_900, 20_000)])) > 50
+        assert 0 < client.ttl(client.randomkey()) <= 30 * 24 * 3600
+        client.flushdb()
+
+
+def test_a_changed_vector_in_a_redis_is_a_miss(evicting_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with RedisVectorCache(evicting_url) as cache, redis_py.Redis.from_url(evicting_url) as client:
+        cache.put_many(some(range(3)))
+        prefix = b"knnex:vector:"
+        client.set(prefix + key(1), client.get(prefix + key(2)))  # sound, but of another key
+        client.set(prefix + key(2), b"x")
+        assert cache.get_many([key(0), key(1), key(2)]).keys() == {key(0)}
+        assert "Dropped 2 vectors with a wrong checksum" in caplog.text
+        assert (len(cache), cache.hits, cache.misses) == (1, 1, 2)
+        client.flushdb()
+
+
+def test_a_redis_that_is_gone_stops_no_work(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with start_redis(home=tmp_path) as server:
+        with redis_py.Redis.from_url(server.url) as client:
+            client.config_set("maxmemory", "20mb")
+            client.config_set("maxmemory-policy", "allkeys-lru")
+        # Without a password it takes any.
+        cache = RedisVectorCache(server.url.replace("redis://", "redis://default:secret@"))
+        cache.put_many(some(range(3)))
+    assert cache.get_many([key(0)]) == {}
+    cache.put_many(some(range(3)))
+    assert (len(cache), cache.misses) == (0, 1)
+    assert caplog.text.count(f"The vector cache {server.url} is not used for now") == 1
+    assert "secret" not in caplog.text + repr(cache)
+    cache.close()
+
+
+def test_the_settings_choose_the_cache(evicting_url: str, tmp_path: Path) -> None:
+    ours = Settings(cache_dir=tmp_path, cache_bytes=5 << 20)
+    with open_cache(ours) as cache:
+        assert isinstance(cache, VectorCache)
+        assert (cache.path, cache.max_bytes, cache.dtype) == (tmp_path / "vectors.sqlite", 5 << 20, "float32")
+    there = ours.model_copy(update={"cache_url": SecretStr(evicting_url), "cache_dtype": "float16"})
+    with open_cache(there) as cache:
+        assert isinstance(cache, RedisVectorCache)
+        assert (cache.url, cache.dtype) == (evicting_url, "float16")
 
 
 def test_the_file_stays_within_its_bound_and_drops_the_oldest(path: Path) -> None:
@@ -262,10 +388,10 @@ def test_a_path_where_no_file_can_be_is_a_clear_error(tmp_path: Path) -> None:
         assert caught.value.hint == "set KNNEX_CACHE_DIR"
 
 
-def test_no_text_is_encoded_twice(path: Path) -> None:
+def test_no_text_is_encoded_twice(opens: Opens) -> None:
     encoder = TextEncoder(MINILM)
     texts = ["a cat", "a dog", "a cat", "", "a bird"]
-    with VectorCache(path) as cache:
+    with opens() as cache:
         first = encode_cached(encoder, cache, texts)
         assert (first.hits, first.encoded) == (0, 4)
         again = encode_cached(encoder, cache, [*texts, "a fish"])
@@ -290,3 +416,37 @@ def test_encoders_that_differ_share_no_vector(path: Path) -> None:
         encode_cached(plain, cache, ["a cat"])
         assert encode_cached(prompted, cache, ["a cat"]).encoded == 1
         assert encode_cached(asking, cache, ["a cat"]).hits == 1
+
+
+class Slow:
+    """A model to which each text is some seconds of work, on a clock of its own; it dies on the text "last"."""
+
+    identity, dims = "slow", 2
+
+    def __init__(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds, self.calls, self.now = seconds, list[int](), 0.0
+        monkeypatch.setattr("knnex.encoders.cached.time.monotonic", lambda: self.now)
+
+    def encode_documents(self, texts: list[str]) -> Any:
+        if "last" in texts:
+            raise RuntimeError("dead")
+        self.calls.append(len(texts))
+        self.now += self.seconds * len(texts)
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+
+@pytest.mark.parametrize(("seconds", "calls"), [(0.0, [128, 256, 512, 104]), (1.0, [128, 64, 32, 16, *[8] * 95])])
+def test_a_slow_model_is_heard_of_and_what_it_made_is_kept(
+    path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, calls: list[int]
+) -> None:
+    slow: Any = Slow(seconds, monkeypatch)
+    heard: list[int] = []
+    with VectorCache(path) as cache, watched(lambda: heard.append(len(slow.calls))):
+        encode_cached(slow, cache, [str(number) for number in range(1000)])
+        assert slow.calls == calls
+        assert heard == list(range(1, len(calls) + 1))
+        with pytest.raises(RuntimeError, match="dead"):
+            encode_cached(slow, cache, [*(f"new {number}" for number in range(128)), "last"])
+        assert len(cache) == 1128
+    encode_cached(slow, None, ["unheard"])
+    assert len(heard) == len(calls) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import json
 import os
 import re
@@ -28,6 +29,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ENGINES = ("elasticsearch", "opensearch")
 WORKERS = ("worker", "worker-gpu", "worker-opensearch")
+# What else runs in the workers' image.
+OURS = (*WORKERS, "beat", "serve")
 
 
 def dockerfile() -> list[tuple[str, str]]:
@@ -93,7 +96,7 @@ def test_screen_is_of_its_engines_version(screen: str, engine: str) -> None:
     assert SERVICES[screen]["image"].rpartition(":")[2] == SERVICES[engine]["image"].rpartition(":")[2]
 
 
-@by_service(*WORKERS)
+@by_service(*OURS)
 def test_worker_is_built_here_under_the_version_of_the_package(service: str) -> None:
     assert SERVICES[service]["build"] == "."
     assert SERVICES[service]["image"] == f"knnex-worker:{PROJECT['project']['version']}"
@@ -118,8 +121,9 @@ def test_volumes_are_declared_and_used() -> None:
 
 def test_without_a_profile_the_default_engine_runs_whole() -> None:
     default = {name for name, one in SERVICES.items() if "profiles" not in one}
-    assert default == {"elasticsearch", "kibana", "redis", "worker"}
-    assert {profile for one in SERVICES.values() for profile in one.get("profiles", ())} == {"gpu", "opensearch"}
+    assert default == {"elasticsearch", "kibana", "redis", "worker", "beat"}
+    profiles = {profile for one in SERVICES.values() for profile in one.get("profiles", ())}
+    assert profiles == {"gpu", "opensearch", "serve"}
 
 
 def test_no_password_stands_in_the_file() -> None:
@@ -153,7 +157,7 @@ def test_gpu_worker_reserves_a_gpu() -> None:
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
 
 
-@by_service(*WORKERS)
+@by_service(*OURS)
 def test_environment_of_a_worker_is_read_by_the_settings(service: str) -> None:
     from knnex.settings import Settings
 
@@ -179,6 +183,13 @@ def test_console_script_has_the_command_that_the_image_runs() -> None:
     from knnex.cli import app
 
     assert "worker" in get_command(app).commands  # type: ignore[attr-defined]
+
+
+def test_beat_runs_an_application_that_is_there() -> None:
+    command = SERVICES["beat"]["entrypoint"]
+    assert command[0] == "celery"
+    application = importlib.import_module(command[command.index("-A") + 1]).app
+    assert application.conf.beat_schedule
 
 
 def test_image_installs_extras_that_exist() -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 from filling import draining, films, held, made, own_log, settled
+from homes import until
 
 from knnex.encoders import VectorCache, input_hash, load_encoder
 from knnex.engines import Engine
-from knnex.errors import LogUnavailable
+from knnex.engines.embedded import start_redis
+from knnex.errors import IngestIncomplete, LogUnavailable
 from knnex.ingest import (
     Progress,
     RedisLog,
@@ -27,7 +29,7 @@ from knnex.ingest import (
     make_target,
     read_files,
 )
-from knnex.mappings import Spec, load
+from knnex.mappings import Spec, create, load, load_spec
 from knnex.settings import settings
 
 Send = Callable[[Spec, Iterable[Any]], Report]
@@ -263,3 +265,54 @@ def test_the_shared_cache_lies_in_the_cache_directory(engine: Engine, index_name
     assert target.cache is make_target(index_name, target.stored).cache
     assert (settings().cache_dir / "vectors.sqlite").exists()
     assert load_encoder(spec.embeddings["plot_vector"]).dims == 384
+
+
+def test_a_log_that_is_full_takes_nothing_and_is_emptied_all_the_same(
+    engine: Engine, index_name: str, tmp_path: Path
+) -> None:
+    """Redis at its maxmemory: a producer is told why, none of its window is in the log, and workers go on."""
+    spec = load_spec({"index": index_name, "fields": {"title": {"type": "text"}}})
+    engine.run(create(spec, engine.dialect, {}))
+    with start_redis(home=tmp_path) as server:
+        log = RedisLog(server.url)
+        with pytest.raises(IngestIncomplete, match="no worker"):
+            ingest(engine, spec, [{"id": n, "title": "x" * 1000} for n in range(700)], log, patience=0.1)
+        assert log.backlog(index_name).total == 700
+        log.redis.config_set("maxmemory", log.redis.info("memory")["used_memory"] - 100_000)
+        path = tmp_path / "films.ndjson"
+        path.write_text("".join(f'{{"id": {n}, "title": "full"}}\n' for n in range(600)))
+        with pytest.raises(LogUnavailable, match="is full") as caught:
+            ingest(engine, spec, read_files([path], spec), log, lane="live", patience=0.1)
+        assert "maxmemory" in str(caught.value.hint)
+        assert (log.backlog(index_name).total, log.marks(index_name)) == (700, {})
+        with draining(log, engine):
+            until(lambda: log.backlog(index_name).total == 0)
+        assert len(held(engine, index_name)) == 700
+        log.redis.config_set("maxmemory", 0)
+        with draining(log, engine):
+            assert ingest(engine, spec, read_files([path], spec), log).complete
+        log.close()
+
+
+def test_producers_wait_while_too_much_waits_for_the_index(
+    engine: Engine, index_name: str, log: RedisLog, fresh_settings: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    fresh_settings.setenv("KNNEX_MAX_WAITING", "600")
+    spec = load_spec({"index": index_name, "fields": {"title": {"type": "text"}}})
+    engine.run(create(spec, engine.dialect, {}))
+    read: list[int] = []
+
+    def documents(count: int) -> Iterator[dict[str, Any]]:
+        for number in range(count):
+            read.append(number)
+            yield {"id": number}
+
+    with pytest.raises(IngestIncomplete, match="no worker"):
+        ingest(engine, spec, documents(2000), log, patience=0.1)
+    assert len(read) == 1000, "up to the first window beyond it"
+    with pytest.raises(IngestIncomplete, match="no worker"):
+        ingest(engine, spec, documents(1), log, lane="live", patience=0.1)
+    assert len(read) == 1000
+    assert "more than 600 events" in caplog.text
+    with draining(log, engine):
+        assert ingest(engine, spec, documents(2000), log).complete

@@ -99,7 +99,8 @@ def test_a_document_is_innocent_of_a_death_that_came_while_it_was_written(
 
     for _ in range(5):
         with monkeypatch.context() as patch:
-            patch.setattr(sys.modules["knnex.workers.drain"], "write_prepared", die)
+            for name in ("drain", "suspects"):
+                patch.setattr(sys.modules[f"knnex.workers.{name}"], "write_prepared", die)
             with pytest.raises(Dies):
                 awaited(lambda: drain(log, targets, consumer="a", lease=0.2).taken and None)
     awaited(lambda: drain(log, targets, consumer="b", lease=0.2).written)

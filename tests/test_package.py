@@ -27,13 +27,17 @@ PACKAGES = [
 RANKS = [
     {"errors"},
     {"settings"},
+    {"telemetry"},
     {"engines"},
     {"mappings"},
     {"encoders"},
     {"ingest", "query"},
     {"index"},
     {"client", "workers"},
-    {"screens", "cli", "cli_buried", "__main__"},
+    {"serving"},
+    {"screens"},
+    {"screens_watch"},
+    {"cli", "cli_buried", "cli_follow", "cli_ingest", "cli_serve", "cli_watch", "cli_worker", "__main__"},
 ]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -17,8 +19,12 @@ import pytest
 
 from knnex.errors import InputError
 from knnex.ingest import Refused, read_files
-from knnex.ingest.readers import count_rows
 from knnex.mappings import load_spec
+
+try:
+    from compression import zstd
+except ImportError:
+    from backports import zstd
 
 SPEC = load_spec(
     {
@@ -38,6 +44,14 @@ FILMS: list[dict[str, Any]] = [
     {"id": "1", "title": "Solaris, the film", "year": 1972},
     {"id": "2", "title": "Stalker", "year": 1979},
 ]
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd.compress,
+}
 
 
 def documents(*paths: Path) -> list[Any]:
@@ -69,10 +83,17 @@ FORMATS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-def test_every_text_format_gives_the_same_documents(tmp_path: Path, name: str, packed: bool) -> None:
-    path = tmp_path / (name + ".gz" if packed else name)
-    path.write_bytes(gzip.compress(FORMATS[name]) if packed else FORMATS[name])
+@pytest.mark.parametrize("packing", ["", *PACK])
+def test_every_text_format_gives_the_same_documents(tmp_path: Path, name: str, packing: str) -> None:
+    path = tmp_path / (name + packing)
+    path.write_bytes(PACK[packing](FORMATS[name]) if packing else FORMATS[name])
+    assert documents(path) == FILMS
+
+
+@pytest.mark.parametrize("packing", PACK)
+def test_what_was_packed_in_pieces_is_one_file(tmp_path: Path, packing: str) -> None:
+    path = tmp_path / f"a.ndjson{packing}"
+    path.write_bytes(PACK[packing](lines_of(FILMS[:1]) + b"\n") + PACK[packing](lines_of(FILMS[1:])))
     assert documents(path) == FILMS
 
 
@@ -84,8 +105,8 @@ def test_parquet_gives_the_same_documents_and_knows_their_number(tmp_path: Path)
     assert documents(path) == [
         {key: value for key, value in row.items() if value is not None} | {"on": date(1972, 3, 20)} for row in rows
     ]
-    assert count_rows([path, path]) == 6
-    assert count_rows([path, "-"]) is None
+    assert read_files([path, path], SPEC).total == 6
+    assert read_files([path, "-"], SPEC).total is None
 
 
 def test_standard_input_is_ndjson(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,14 +217,17 @@ def test_an_array_with_elements_longer_than_a_block_is_read_whole(tmp_path: Path
     assert documents(path) == films
 
 
+@pytest.mark.parametrize("packing", PACK)
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-9], lambda data: data[:40] + b"\0\0\0" + data[43:]], ids=["cut", "flipped"]
+    "damage",
+    [lambda data: data[:-9], lambda data: data[: len(data) // 2] + b"\0" * 9 + data[len(data) // 2 + 9 :]],
+    ids=["cut", "flipped"],
 )
 def test_a_damaged_packed_file_gives_what_is_good_and_says_where_it_ends(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
+    tmp_path: Path, damage: Callable[[bytes], bytes], packing: str
 ) -> None:
-    path, whole = tmp_path / "a.ndjson.gz", tmp_path / "b.ndjson"
-    path.write_bytes(damage(gzip.compress(lines_of([{"id": n, "title": str(n) * 50} for n in range(2000)]))))
+    path, whole = tmp_path / f"a.ndjson{packing}", tmp_path / "b.ndjson"
+    path.write_bytes(damage(PACK[packing](lines_of([{"id": n, "title": str(n) * 50} for n in range(2000)]))))
     whole.write_bytes(lines_of(FILMS))
     found = documents(path, whole)
     assert found[-2:] == FILMS
@@ -254,13 +278,14 @@ def test_files_that_cannot_be_opened_are_errors_before_anything_is_read(tmp_path
     (tmp_path / "c.xlsx").write_bytes(b"x")
     (tmp_path / "d").write_bytes(b"x")
     (tmp_path / "e.csv").mkdir()
+    (tmp_path / "e.csv" / "notes.txt").write_bytes(b"x")
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["id", "id"]), tmp_path / "f.parquet")
     for name, reason in {
         "none.csv": "No such file or directory",
         "b.parquet": "is no Parquet file",
         "c.xlsx": "no reader for '.xlsx'",
         "d": "no reader for 'a name without suffix'",
-        "e.csv": "Is a directory",
+        "e.csv": "no file of a known kind in this directory",
         "f.parquet": "names 'id' more than once",
     }.items():
         with pytest.raises(InputError, match=reason) as caught:

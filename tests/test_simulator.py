@@ -12,7 +12,6 @@ import orjson
 import pytest
 from simulator.world import Scenario, World
 
-from knnex.engines import Request
 from knnex.ingest import apply, bulk
 
 # 100,000 in all by `make simulate`.
@@ -22,6 +21,7 @@ SCENARIOS = {
     "log": Scenario(),
     "producers": Scenario(versions=True),
     "three": Scenario(workers=3, events=20),
+    "feed": Scenario(foreign=10, kills=0.02),
     "calm": Scenario(kills=0, freezes=0.002, restarts=0, faults=0.01, events=30),
 }
 
@@ -153,12 +153,35 @@ def blind_retry(patch: pytest.MonkeyPatch) -> Scenario:
     return Scenario(versions=True, kills=0)
 
 
+def max_seen(patch: pytest.MonkeyPatch) -> Scenario:
+    """The feed goes on from the highest number that was seen, over writes that were begun earlier and are not done."""
+    from simulator.engine import MemoryEngine
+
+    patch.setattr(MemoryEngine, "checkpoint", property(lambda self: self.next_seq_no - 1))
+    return Scenario(foreign=10)
+
+
+def upsert_enrichment(patch: pytest.MonkeyPatch) -> Scenario:
+    """A vector is written whether its document is there or not."""
+    from simulator.engine import MemoryEngine
+
+    update = MemoryEngine._update
+
+    def upserting(self: Any, id_: str, action: Any, body: Any) -> Any:
+        return update(self, id_, {"_id": id_}, body | {"doc_as_upsert": True})
+
+    patch.setattr(MemoryEngine, "_update", upserting)
+    return Scenario(foreign=10)
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], Scenario]] = [
     hard_deletes,
     no_barrier,
     own_versions,
     settled_first,
     blind_retry,
+    max_seen,
+    upsert_enrichment,
 ]
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import orjson
 import pytest
+from crew import Process, running
 from filling import films, held, made, own_log, settled
 from homes import open_home, until
 
@@ -27,50 +24,18 @@ from knnex.ingest import Event, RedisLog, ingest
 from knnex.mappings import create, load_spec
 from knnex.settings import Settings
 from knnex.workers import QUEUE, TASK, Worker, make_app, ring, run_worker
-from knnex.workers.app import Sweeper, drain_safely
 from knnex.workers.run import check_pool
-
-WORKER = "import sys; from knnex.workers import run_worker; sys.exit(run_worker())"
-
-
-class Process:
-    """A worker as a process of its own."""
-
-    def __init__(self, engine_url: str, log: RedisLog, home: Path, **settings: Any) -> None:
-        self.log = log
-        self.output = home / f"worker-{uuid4().hex[:6]}.log"
-        environment = {"URL": engine_url, "REDIS_URL": log.url, "HOME": home, "CACHE_DIR": home, **settings}
-        ours = {f"KNNEX_{key}": str(value) for key, value in environment.items()}
-        with self.output.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", WORKER], env={**os.environ, **ours}, stdout=file, stderr=file
-            )
-
-    def ready(self) -> Process:
-        self.until(lambda: any(facts["pid"] == self.process.pid for facts in self.log.workers().values()))
-        return self
-
-    def until(self, state: Callable[[], bool], seconds: float = 120) -> None:
-        """Await a state of the world, as long as the worker lives."""
-        deadline = time.monotonic() + seconds
-        while not state():
-            assert self.process.poll() is None, self.output.read_text()
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.01)
-
-    def end(self, how: signal.Signals) -> int:
-        self.process.send_signal(how)
-        return self.process.wait(60)
+from knnex.workers.sweeper import Sweeper
+from knnex.workers.worker import drain_safely
 
 
-@contextmanager
-def running(*args: Any, **settings: Any) -> Iterator[Process]:
-    worker = Process(*args, **settings)
-    try:
-        yield worker.ready()
-    finally:
-        if worker.process.poll() is None:
-            worker.end(signal.SIGKILL)
+class Silent:
+    """A doorbell that nobody hears."""
+
+    def press(self) -> None: ...
+
+    def waiting(self, queue: str | None = None) -> int:
+        return 0
 
 
 @pytest.fixture
@@ -224,7 +189,7 @@ def test_the_sweeper_outlives_an_error_nobody_foresaw(
         return facts()
 
     monkeypatch.setattr(worker, "facts", failing)
-    sweeper = Sweeper(worker, lambda: None)
+    sweeper = Sweeper(worker, Silent())
     sweeper.start()
     deadline = time.monotonic() + 60
     while index_name not in log.workers():

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from .app import QUEUE, TASK, Worker, make_app, ring
-from .drain import DrainReport, drain
+from .app import make_app, ring
+from .books import DrainReport
+from .drain import drain
+from .queues import INGEST, INGEST_QUEUE, QUEUE, ROUTES, TASK
 from .run import run_worker
+from .scaling import wanted_workers
 from .targets import Targets
+from .worker import Worker
 
-__all__ = ["QUEUE", "TASK", "DrainReport", "Targets", "Worker", "drain", "make_app", "ring", "run_worker"]
+__all__ = [
+    "INGEST",
+    "INGEST_QUEUE",
+    "QUEUE",
+    "ROUTES",
+    "TASK",
+    "DrainReport",
+    "Targets",
+    "Worker",
+    "drain",
+    "make_app",
+    "ring",
+    "run_worker",
+    "wanted_workers",
+]

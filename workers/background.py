@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from ..engines.embedded import ServerState, keep, status
-from ..engines.places import engine_url, log_url
+from ..engines.places import broker_url, engine_url, log_url
 from ..errors import SettingsError
-from ..ingest import RedisLog
+from ..ingest import open_log
 from ..settings import Settings
 
 NAME = "worker"
@@ -17,12 +18,16 @@ NAME = "worker"
 PATIENCE = 120.0
 
 
-def start_background(settings: Settings, patience: float = PATIENCE) -> ServerState:
-    """Start a worker, or find it running, and return when it lives. Raises SettingsError, LogUnavailable."""
-    log = RedisLog(log_url(settings))
+def start_background(settings: Settings, patience: float = PATIENCE, options: Sequence[str] = ()) -> ServerState:
+    """Start a worker, or find it running, and return when it lives; `options` are those of `knnex worker`.
+
+    Raises SettingsError, LogUnavailable.
+    """
+    log = open_log(log_url(settings))
     log.check()
-    ours = {"KNNEX_URL": engine_url(settings), "KNNEX_REDIS_URL": log_url(settings)}
-    command = [sys.executable, "-m", "knnex", "worker"]
+    ours = {"KNNEX_URL": engine_url(settings), "KNNEX_LOG_URL": log_url(settings)}
+    ours["KNNEX_BROKER_URL"] = broker_url(settings)
+    command = [sys.executable, "-m", "knnex", "worker", *options]
     worker = keep(NAME, command, {**os.environ, **ours}, home=settings.home)
     until = time.monotonic() + patience
     while not any(facts.get("pid") == worker.pid for facts in log.workers().values()):

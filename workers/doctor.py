@@ -9,8 +9,23 @@ from typing import Literal
 from ..encoders import load_matching
 from ..engines import Engine, Flow, Request, path_of
 from ..errors import KnnexError
-from ..ingest import RedisLog
-from ..mappings import META, PROVENANCE, Stored, find, index_body
+from ..ingest import LANES, EventLog
+from ..mappings import META, PROVENANCE, Stored, index_body
+from .pauses import stays
+from .preflight import CHECKS, find_target
+from .watch import feed_lag
+
+# What a module that is missing means, and what to do instead.
+_WITHOUT = {"parent join": "this distribution lacks the join module: declare a lookup or a nested join instead"}
+
+# What it means that a check of the preflight has nothing against an index.
+_SAFE = {
+    "alias": "of one index, which takes writes",
+    "durability": "a write is on disk before it is acknowledged",
+    "versions": "the log gives higher ones than the index holds",
+}
+# Seconds without a word from the change feed after which nobody follows it any more.
+_FEED_SILENT = 120.0
 
 Verdict = Literal["ok", "absent", "warning", "wrong"]
 
@@ -27,7 +42,7 @@ class Finding:
 
 
 def examine(
-    connect_engine: Callable[[], Engine], connect_log: Callable[[], RedisLog], index: str | None = None
+    connect_engine: Callable[[], Engine], connect_log: Callable[[], EventLog], index: str | None = None
 ) -> Iterator[Finding]:
     """Findings, as they are made: engine, capabilities, log, workers, models, then each index (or the one named)."""
     try:
@@ -43,9 +58,9 @@ def examine(
     try:
         log = connect_log()
         warnings = log.check()
-        yield Finding("log", "redis", "warning" if warnings else "ok", "; ".join((log.address, *warnings)))
+        yield Finding("log", "connection", "warning" if warnings else "ok", "; ".join((log.address, *warnings)))
     except KnnexError as error:
-        yield _wrong("log", "redis", error)
+        yield _wrong("log", "connection", error)
     else:
         yield from _workers(log)
     if engine:
@@ -59,7 +74,10 @@ def _wrong(part: str, name: str, error: KnnexError) -> Finding:
 def _capabilities(engine: Engine) -> Iterator[Finding]:
     try:
         for name, answer in engine.capabilities.rows():
-            yield Finding("engine", name, "absent" if answer == "no" else "ok", answer)
+            absent = answer == "no"
+            yield Finding(
+                "engine", name, "absent" if absent else "ok", answer, _WITHOUT.get(name, "") if absent else ""
+            )
     except KnnexError as error:
         yield _wrong("engine", "capabilities", error)
 
@@ -76,30 +94,27 @@ def _device() -> Iterator[Finding]:
     yield Finding("models", "device", "ok", f"{device}, torch {torch.__version__}")
 
 
-def _workers(log: RedisLog) -> Iterator[Finding]:
+def _workers(log: EventLog) -> Iterator[Finding]:
     workers = log.workers()
     for name, facts in sorted(workers.items()):
-        yield Finding("workers", name, "ok", ", ".join(f"{key} {value}" for key, value in facts.items()))
+        plain = {key: value for key, value in facts.items() if isinstance(value, (str, int, float)) and value != ""}
+        yield Finding("workers", name, "ok", ", ".join(f"{key} {value}" for key, value in plain.items()))
     if not workers:
         yield Finding("workers", "none", "wrong", "no worker runs: events would wait in the log", "`knnex worker`")
 
 
-def _indexes(engine: Engine, log: RedisLog | None, only: str | None) -> Iterator[Finding]:
+def _indexes(engine: Engine, log: EventLog | None, only: str | None) -> Iterator[Finding]:
     names = [only] if only else engine.run(names_of_indexes())
     if not names:
         yield Finding("indexes", "none", "warning", "knnex has made no index here", "`knnex create SPEC` makes one")
     for name in names:
         try:
-            stored = engine.run(find(name))
-            if stored is None:
-                yield Finding(name, "index", "wrong", "there is no such index", "`knnex create SPEC` makes it")
-                continue
-            yield from _index(engine, log, stored)
+            yield from _index(engine, log, engine.run(find_target(name)))
         except KnnexError as error:
             yield _wrong(name, "index", error)
 
 
-def _index(engine: Engine, log: RedisLog | None, stored: Stored) -> Iterator[Finding]:
+def _index(engine: Engine, log: EventLog | None, stored: Stored) -> Iterator[Finding]:
     name = stored.spec.index
     total = engine.run(count(name, {"match_all": {}}))
     yield Finding(name, "index", "ok", f"{stored.index}, {total:,} documents")
@@ -120,6 +135,7 @@ def _index(engine: Engine, log: RedisLog | None, stored: Stored) -> Iterator[Fin
         )
     yield from _mapping(engine, stored)
     if log:
+        yield from _preflight(engine, log, stored)
         yield from _backlog(log, name)
 
 
@@ -145,9 +161,27 @@ def _mapping(engine: Engine, stored: Stored) -> Iterator[Finding]:
         yield Finding(stored.spec.index, "mapping", "ok", f"agrees with the spec, {len(wanted)} fields")
 
 
-def _backlog(log: RedisLog, name: str) -> Iterator[Finding]:
-    waiting, buried = log.backlog(name).total, log.counts(name).get("buried", 0)
-    yield Finding(name, "events", "ok", f"{waiting:,} wait in the log")
+def _preflight(engine: Engine, log: EventLog, stored: Stored) -> Iterator[Finding]:
+    """What a worker asks before it writes."""
+    for name, check in CHECKS.items():
+        try:
+            check(engine, log, stored)
+        except KnnexError as error:
+            yield _wrong(stored.spec.index, name, error)
+        else:
+            yield Finding(stored.spec.index, name, "ok", _SAFE[name])
+
+
+def _backlog(log: EventLog, name: str) -> Iterator[Finding]:
+    lanes = {lane: log.backlog(name, lane).total for lane in LANES}
+    waiting, buried = sum(lanes.values()), log.counts(name).get("buried", 0)
+    each = ", ".join(f"{count:,} {lane}" for lane, count in lanes.items() if count)
+    yield Finding(name, "events", "ok", f"{waiting:,} wait in the log" + (f": {each}" if each else ""))
+    if feed := feed_lag(log, name):
+        detail = f"{feed.behind:,} documents behind, as of {feed.age:,.0f} s ago"
+        late = feed.age > _FEED_SILENT
+        hint = "nobody follows the index any more: `knnex follow`" if late else ""
+        yield Finding(name, "change feed", "warning" if late else "ok", detail, hint)
     if buried:
         hint = (
             f"`knnex buried list {name}` names them; correct and send them again, or `knnex buried retry {name} --all`"
@@ -155,8 +189,17 @@ def _backlog(log: RedisLog, name: str) -> Iterator[Finding]:
         yield Finding(name, "buried", "warning", f"{buried:,} documents could not be embedded or written", hint)
     if waiting and (reason := log.resting(name)):
         yield Finding(name, "resting", "warning", reason, "the engine refuses them for now; workers try again")
-    if reason := log.paused(name):
-        yield Finding(name, "paused", "wrong", reason, "mend that; the workers go on by themselves")
+    yield from _pauses(log, name)
+
+
+def _pauses(log: EventLog, name: str) -> Iterator[Finding]:
+    for lane in (None, *LANES):
+        if reason := log.paused(name, lane):
+            # A pause of a lane is somebody's wish, and one of the index is a fault as long as nobody wished it.
+            resume = f"`knnex resume {name}{f' --lane {lane}' if lane else ''}` lets it go on"
+            hint = resume if lane or stays(reason) else "mend that; the workers go on by themselves"
+            verdict: Verdict = "warning" if lane else "wrong"
+            yield Finding(name, f"paused {lane}" if lane else "paused", verdict, reason, hint)
 
 
 def names_of_indexes() -> Flow[list[str]]:

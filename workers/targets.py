@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
-from ..encoders import VectorCache
+from ..encoders import Cache
 from ..engines import Engine
 from ..errors import KnnexError
-from ..ingest import Target, make_target
-from ..mappings import Stored, load
+from ..ingest import EventLog, Target, make_target
+from ..mappings import Stored
+from .preflight import check_target, find_target
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,9 @@ TRY_AGAIN = 10.0
 class Targets:
     """Opens an index once, and again when its mapping has changed; models are loaded once per process."""
 
-    def __init__(self, engine: Engine, cache: VectorCache | None = None) -> None:
+    def __init__(self, engine: Engine, cache: Cache | None = None, log: EventLog | None = None) -> None:
         self.engine = engine
+        self._log = log
         self._cache = cache
         self._open: dict[str, Target] = {}
         self._failed: dict[str, tuple[Stored, KnnexError, float]] = {}
@@ -31,7 +33,7 @@ class Targets:
 
         Raises IndexMissing, SpecMismatch, ModelUnavailable, and ModelMismatch where another model filled the index.
         """
-        stored = self.engine.run(load(alias))
+        stored = self.engine.run(find_target(alias))
         target = self._open.get(alias)
         if target is None or target.stored != stored:
             target = self._open[alias] = self._make(alias, stored)
@@ -48,6 +50,8 @@ class Targets:
         if failed and failed[0] == stored and time.monotonic() < failed[2] + TRY_AGAIN:
             raise failed[1].with_traceback(None)
         try:
+            if self._log:
+                check_target(self.engine, self._log, stored)
             return make_target(alias, stored, self._cache)
         except KnnexError as error:
             self._failed[alias] = (stored, error, time.monotonic())

@@ -31,6 +31,9 @@ class MemoryEngine:
         self.next_seq_no = 0
         self.in_flight: set[int] = set()
         self.violations: list[str] = []
+        # What others wrote last, None where they deleted.
+        self.theirs: dict[str, Document | None] = {}
+        self.written: dict[str, int] = {}
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end."""
@@ -64,7 +67,11 @@ class MemoryEngine:
         self.searchable = dict(self.documents)
         return {}
 
-    def _stats(self, _: Request) -> Document:
+    def _settings(self, _: Request) -> Document:
+        return {self.index: {"settings": {"index": {"number_of_shards": "1"}}}}
+
+    def docs(self, _: Request) -> Document:
+        """`_stats/docs`: where the shard stands."""
         shard = {
             "routing": {"primary": True, "state": "STARTED"},
             "seq_no": {"max_seq_no": self.next_seq_no - 1, "global_checkpoint": self.checkpoint},
@@ -85,19 +92,16 @@ class MemoryEngine:
         return {"_id": id_, "_source": source, "_seq_no": held["seq_no"], "_primary_term": 1}
 
     def _search(self, request: Request) -> Document:
-        """What the feed asks: a range of sequence numbers, in their order."""
+        """What the feed asks: a range of sequence numbers, in their order, and which documents have a vector."""
         assert isinstance(request.body, Mapping)
-        bounds = _range(request.body["query"])
+        bounds = request.body["query"]["bool"]["filter"][0]["range"]["_seq_no"]
         hits = [
-            self._hit(id_, held) | {"sort": [held["seq_no"]]}
+            self._hit(id_, held) | {"matched_queries": ["v"] if held["source"].get("v") else []}
             for id_, held in self.searchable.items()
-            if bounds.get("gt", -1) < held["seq_no"] <= bounds.get("lte", 1 << 60)
-            and bounds.get("gte", -1) <= held["seq_no"]
+            if bounds["gt"] < held["seq_no"] <= bounds["lte"] and not held["source"].get("_knnex", {}).get("deleted")
         ]
-        hits.sort(key=lambda hit: hit["_seq_no"])
-        after = request.body.get("search_after")
-        hits = [hit for hit in hits if not after or hit["_seq_no"] > after[0]]
-        return {"hits": {"hits": hits[: request.body.get("size", 10)]}}
+        hits.sort(key=lambda hit: int(hit["_seq_no"]))
+        return {"hits": {"hits": hits[: request.body["size"]]}}
 
     def _bulk(self, request: Request) -> Document:
         assert isinstance(request.body, tuple)
@@ -164,7 +168,8 @@ class MemoryEngine:
         self.schedule.pause(f"writes {id_} as {number}")
         held = self.documents.get(id_)
         # Writes of one document do not overtake each other.
-        if held is None or held["seq_no"] < number:
+        if number > max(self.written.get(id_, -1), held["seq_no"] if held else -1):
+            self.written[id_], self.theirs[id_] = number, source
             if source is None:
                 self.documents.pop(id_, None)
             else:
@@ -174,16 +179,3 @@ class MemoryEngine:
                     "seq_no": number,
                 }
         self.in_flight.discard(number)
-
-
-def _range(query: Any) -> Document:
-    """The bounds on `_seq_no`, wherever they are in the query."""
-    if isinstance(query, Mapping):
-        if "_seq_no" in query:
-            return dict(query["_seq_no"])
-        query = list(query.values())
-    if isinstance(query, list):
-        for inner in query:
-            if found := _range(inner):
-                return found
-    return {}

@@ -179,6 +179,15 @@ class MemoryLog:
         self._call("recall")
         return self.notes.get(name)
 
+    def now(self) -> int:
+        return self.clock
+
+    def find_buried(self, index: str, positions: Sequence[str]) -> dict[str, Buried]:
+        return {at: self.graves[at] for at in positions if at in self.graves}
+
+    def drop_buried(self, index: str, positions: Sequence[str]) -> int:
+        return sum(self.graves.pop(at, None) is not None for at in positions)
+
     def hold(self, name: str, owner: str, seconds: float) -> bool:
         return True
 

@@ -11,15 +11,17 @@ from typing import Any, cast
 import numpy as np
 
 from knnex.encoders import Encoder
-from knnex.errors import LogUnavailable
+from knnex.engines import Engine
+from knnex.errors import EngineBusy, EngineUnreachable, LogUnavailable
 from knnex.ingest import Event, EventLog, Patience, Target
+from knnex.ingest.feed_follow import catch_up
 from knnex.ingest.render import text_of
 from knnex.ingest.updates import merge
 from knnex.mappings import Resolved, Spec, Stored, load_spec
 from knnex.workers import drain
 
 from .engine import MemoryEngine
-from .fakes import Heartbeat, Stop, Writer
+from .fakes import Heartbeat, NoQuarantine, Stop, Writer
 from .log import MemoryLog
 from .schedule import Schedule
 
@@ -59,7 +61,7 @@ class Scenario:
     workers: int = 2
     events: int = 12
     versions: bool = False  # the producers', with duplicates and out of order
-    foreign: int = 0
+    foreign: int = 0  # writes by others, straight into the index
     kills: float = 0.004
     freezes: float = 0.01
     restarts: float = 0.01
@@ -82,7 +84,7 @@ class World:
         stored = Stored(self.engine.index, self.spec, {"v": Resolved(4, "f")})
         self.target = Target(INDEX, stored, {"v": cast(Encoder, HashEncoder())}, None)
         self.born = 0
-        self.producing = 0
+        self.producing = self.passes = 0
 
     def get(self, _: str) -> Target:
         """What a worker opens: asked of the cluster, so that it takes a moment."""
@@ -92,13 +94,17 @@ class World:
     def play(self) -> list[str]:
         """Run to quiescence; what is wrong then, nothing where all is well."""
         for number in range(2):
-            self._start(f"producer-{number}", self._produce)
-        for _ in range(self.scenario.workers):
-            self._worker()
+            self._start(f"producer-{number}", self._write_foreign if self.scenario.foreign else self._produce)
+        self._replace_dead()
         self.schedule.run(lambda: not self.producing, self._fate)
         self.log.faults = self.engine.faults = 0.0
-        self.schedule.run(lambda: not self.log.entries and not self._busy(), self._replace_dead)
-        return self.engine.violations + self._judge()
+        self.passes = 0
+        self.schedule.run(lambda: self._quiet() and not self._busy(), self._replace_dead)
+        return self.engine.violations + (self._judge_foreign() if self.scenario.foreign else self._judge())
+
+    def _quiet(self) -> bool:
+        """Whether all is settled, and the feed found nothing to do in passes begun since."""
+        return not self.log.entries and (not self.scenario.foreign or self.passes >= 4)
 
     def _start(self, name: str, work: Callable[[str], None]) -> None:
         def whole() -> None:
@@ -117,7 +123,45 @@ class World:
     def _worker(self) -> None:
         self.born += 1
         name = f"worker-{self.born}"
-        self.schedule.start(name, lambda: self._work(name))
+        self.schedule.start(name, (lambda: self._follow(name)) if self.scenario.foreign else (lambda: self._work(name)))
+
+    def _follow(self, name: str) -> None:
+        """The change feed: two followers, since a lease may end although its holder lives."""
+        while True:
+            with suppress(LogUnavailable, EngineBusy, EngineUnreachable):
+                report = catch_up(
+                    cast(Engine, self.engine),
+                    cast(EventLog, self.log),
+                    self.get,
+                    INDEX,
+                    page=self.chance.randrange(1, 5),
+                    patience=Patience(attempts=2),
+                    sleep=lambda _: self.schedule.pause("sleeps"),
+                )
+                self.passes = 0 if report.enriched or report.behind else self.passes + 1
+            self.schedule.pause("waits a second")
+
+    def _write_foreign(self, name: str) -> None:
+        """Writes and deletes that know nothing of knnex, some of them taking their time."""
+        for number in range(self.scenario.foreign):
+            id_ = self.chance.choice(IDS)
+            gone = self.chance.random() < 0.25
+            self.engine.foreign(id_, None if gone else {"id": id_, "title": f"{name}{number}"})
+
+    def _judge_foreign(self) -> list[str]:
+        """Every document of others is as they left it, with the vector of its text."""
+        wrong = []
+        for id_, source in self.engine.theirs.items():
+            found = self.engine.documents.get(id_)
+            if source is None:
+                wrong += [f"zombie {id_}: {found['source']}"] if found else []
+            elif found is None:
+                wrong.append(f"lost {id_}")
+            elif {key: value for key, value in found["source"].items() if key not in ("v", "_knnex")} != source:
+                wrong.append(f"changed {id_}: {found['source']}, not {source}")
+            elif found["source"].get("v") != vector(source["title"]):
+                wrong.append(f"no vector of {source['title']} in {id_}")
+        return wrong + [f"invented {id_}" for id_ in self.engine.documents.keys() - self.engine.theirs.keys()]
 
     def _work(self, name: str) -> None:
         stop = Stop(self.schedule)
@@ -132,6 +176,8 @@ class World:
                     patience=Patience(attempts=2),
                     heartbeat=cast(Any, Heartbeat()),
                     writer=Writer(self.schedule, name),
+                    quarantine=cast(Any, NoQuarantine()),
+                    deadline=1.0,
                 )
             self.schedule.pause("waits for the doorbell")
 

@@ -1,0 +1,96 @@
+"""How long the events of a killed worker take until another one has done them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from knnex.errors import LogUnavailable
+from knnex.ingest import LANES
+from knnex.ingest.redis_streams import GROUP, stream
+
+from .stage import Stage
+
+
+def held_by(stage: Stage, index: str, pid: int) -> dict[str, list[str]]:
+    """The events that a process has in its hands: ids of the entries by stream."""
+    found: dict[str, list[str]] = {}
+    for lane in LANES:
+        key = stream(index, lane)
+        if not stage.log.redis.exists(key):
+            continue
+        with stage.log.talking():
+            consumers = [one["name"] for one in stage.log.redis.xpending(key, GROUP)["consumers"] or ()]
+            for name in consumers:
+                if (name.decode() if isinstance(name, bytes) else name).endswith(f"-{pid}"):
+                    pending = stage.log.redis.xpending_range(key, GROUP, "-", "+", 2000, consumername=name)
+                    found[key] = [one["message_id"] for one in pending]
+    return {key: ids for key, ids in found.items() if ids}
+
+
+class Recovery(threading.Thread):
+    """Watches the events of killed workers; `seconds` holds, for each kill, how long the last of its events took."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(daemon=True)
+        self.stage = stage
+        self.seconds: list[float] = []
+        self.events = 0
+        self._watched: list[tuple[float, dict[str, list[str]]]] = []
+        self._lock, self._over = threading.Lock(), threading.Event()
+
+    def watch(self, held: dict[str, list[str]]) -> None:
+        """From now on."""
+        if held:
+            with self._lock:
+                self._watched.append((time.monotonic(), held))
+                self.events += sum(map(len, held.values()))
+
+    @property
+    def waiting(self) -> int:
+        """Kills whose events are not all done."""
+        with self._lock:
+            return len(self._watched)
+
+    def run(self) -> None:
+        """Until it is told to stop."""
+        while not self._over.wait(0.2):
+            for one in list(self._watched):
+                try:
+                    left = {key: ids for key, known in one[1].items() if (ids := self._left(key, known))}
+                except LogUnavailable:
+                    break
+                with self._lock:
+                    self._watched.remove(one)
+                    if left:
+                        self._watched.append((one[0], left))
+                    else:
+                        self.seconds.append(time.monotonic() - one[0])
+
+    def _left(self, key: str, ids: Sequence[str]) -> list[str]:
+        with self.stage.log.talking(), self.stage.log.redis.pipeline(transaction=False) as pipeline:
+            for one in ids:
+                pipeline.xrange(key, one, one)
+            return [one for one, found in zip(ids, pipeline.execute(), strict=True) if found]
+
+    def stop(self) -> None:
+        """No more."""
+        self._over.set()
+        self.join()
+
+    def figures(self) -> dict[str, float]:
+        """Seconds, over the kills whose worker had events in its hands."""
+        ranked = sorted(self.seconds)
+        if not ranked:
+            return {"kills": 0}
+        at = {
+            name: ranked[min(len(ranked) - 1, int(len(ranked) * share))]
+            for name, share in (("median", 0.5), ("p95", 0.95))
+        }
+        return {
+            "kills": len(ranked),
+            "events": self.events,
+            **{k: round(v, 1) for k, v in at.items()},
+            "most": round(ranked[-1], 1),
+        }

@@ -1,0 +1,275 @@
+"""Events on which a worker may have died: each is tried alone, where a death harms nobody, and the guilty are buried.
+
+Whoever kills does so three times at most: the worker that had it in a batch, and two processes of the quarantine. That
+an event is being tried is noted in the log before, and taken back when it did no harm, so that this holds even where
+the whole machine goes down with it. While a process starts, or one event takes long, the worker goes on with others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from ..engines import Engine
+from ..errors import EncoderError, EngineError, LogUnavailable
+from ..ingest import BatchReport, Delivered, Event, EventLog, Patience, Target
+from ..ingest.apply import prepare_safely, write_prepared
+from ..ingest.prepare import Prepared
+from ..ingest.updates import resolve_updates
+from .heartbeat import Heartbeat
+from .quarantine import Outcome, Quarantine, Raised, Survived, Unjudged
+
+log = logging.getLogger(__name__)
+
+# An event whose worker died on it is suspect.
+SUSPECT_FROM = 2
+# So many are kept at a time, since other workers may try the rest, and for so many seconds others wait for them.
+SUSPECTS_AT_ONCE, SLICE = 64, 2.0
+# Two processes that died on one event alone: it is that event.
+TRIES_ALONE = 2
+# Seconds until those are looked at again for which there was no room; seconds a try may go on when the worker stops.
+LATER, GRACE = 1.0, 5.0
+
+
+class Drains(Protocol):
+    """What suspects need of the drain that they are a part of."""
+
+    def guarded(self, target: Target, taken: Sequence[Delivered], write: Callable[[], BatchReport]) -> None:
+        """Write and settle; hand back what could not be written, and where the model or the index is unusable."""
+        ...
+
+    def bury(self, target: Target, one: Delivered, reason: str) -> None:
+        """Bury an event."""
+        ...
+
+    def give_back(self, index: str, taken: Sequence[Delivered], delay: float) -> None:
+        """Hand events back, to be taken again after `delay` seconds, and count them; the index does not rest."""
+        ...
+
+    def rests(self, index: str) -> bool:
+        """Whether nothing is done about an index for now."""
+        ...
+
+    def finish_writing(self) -> bool:
+        """Wait until nothing is being written; whether there was something."""
+        ...
+
+
+def set_apart(taken: Sequence[Delivered]) -> tuple[Sequence[Delivered], Sequence[Delivered]]:
+    """Suspects and the others. Updates have to stay in their order: where one is suspect, all are."""
+    suspects = [one for one in taken if one.deliveries >= SUSPECT_FROM]
+    if suspects and suspects[0].event.op == "update":
+        return taken, []
+    return suspects, [one for one in taken if one.deliveries < SUSPECT_FROM]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A try in the quarantine: how often the event was tried, this time included, and since when."""
+
+    tries: int
+    started: float
+
+
+class Suspects:
+    """The suspects that one drain has taken. Not for several threads."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        engine: Engine,
+        drains: Drains,
+        heartbeat: Heartbeat,
+        quarantine: Quarantine,
+        *,
+        deadline: float,
+        stop: threading.Event,
+        patience: Patience | None = None,
+    ) -> None:
+        self._log, self._engine, self._drains, self._heartbeat = log, engine, drains, heartbeat
+        self._quarantine, self._deadline, self._stop, self._patience = quarantine, deadline, stop, patience
+        self._target: Target | None = None
+        # In their order; the first one is being tried if there is a trial.
+        self._left: Sequence[Delivered] = ()
+        self._trial: _Trial | None = None
+        #: Whether no more are kept.
+        self.closing = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are any."""
+        return bool(self._left)
+
+    def add(self, target: Target, suspects: Sequence[Delivered]) -> None:
+        """Keep suspects, to be tried by `step`, and their claims; those for which there is no room are handed back."""
+        room = 0 if self._left or self.closing else SUSPECTS_AT_ONCE
+        if suspects[room:]:
+            self._drains.give_back(target.alias, suspects[room:], LATER)
+        if room:
+            log.warning(
+                "Trying %d of %d documents for %s one by one: their worker died or was cut off",
+                min(room, len(suspects)),
+                len(suspects),
+                target.alias,
+                extra={"action": "suspects_isolated", "index": target.alias},
+            )
+            self._target = target
+            self._keep(suspects[:room])
+
+    def step(self, wait: float = 0.0) -> None:
+        """Try suspects for some two seconds, or until one takes longer; then wait for it `wait` seconds at most.
+
+        Raises LogUnavailable.
+        """
+        until = time.monotonic() + SLICE
+        while self._target and self._left and time.monotonic() < until and not self._stop.is_set():
+            if not self._go_on(self._target, self._left[0], wait):
+                break
+
+    def finish(self) -> None:
+        """Bring a try that is under way to its end, for which there are some seconds where the worker stops."""
+        began = time.monotonic()
+        while self._target and self._trial:
+            # Not `is_set`, which is true as well where a drain only gives way to another.
+            if self._stop.wait(0) and time.monotonic() > began + GRACE:
+                break
+            self._hear(self._target, self._left[0], self._trial, GRACE / 10)
+
+    def abandon(self) -> None:
+        """Hand back what is left. A try that is cut short proves nothing."""
+        if self._target and self._trial:
+            self._quarantine.close()
+            if self._trial.tries == 1:
+                with suppress(LogUnavailable):
+                    self._log.acquit(self._target.alias, self._left[0].position)
+            # Left to be reclaimed, since handing back would take back what was noted of it before.
+            self._next()
+        if self._target and self._left:
+            self._drains.give_back(self._target.alias, self._left, 0.0)
+            self._keep(())
+
+    def _go_on(self, target: Target, one: Delivered, wait: float) -> bool:
+        """One more step; False where there is nothing to do but wait."""
+        if self._trial:
+            patience = max(wait, self._trial.started + SLICE - time.monotonic())
+            return self._hear(target, one, self._trial, patience)
+        if self._drains.rests(target.alias):
+            self._drains.give_back(target.alias, self._left, LATER)
+            self._keep(())
+            return False
+        ready = self._quarantine.open(target, wait)
+        if ready == "starting":
+            return False
+        event = self._whole(target, one)
+        if event is None:
+            return True
+        tries = self._log.blame(target.alias, one.position)
+        if tries > TRIES_ALONE:
+            self._bury(target, one, f"the worker died {TRIES_ALONE} times while it worked on this document alone")
+        elif ready == "ready":
+            self._quarantine.begin(event, self._deadline)
+            self._trial = _Trial(tries, time.monotonic())
+        else:
+            self._judge(target, one, self._tried_here(target, event), tries)
+        return True
+
+    def _whole(self, target: Target, one: Delivered) -> Event | None:
+        """The event with the whole document; None for an update that comes to nothing, or cannot be read for now."""
+        if one.event.op != "update":
+            return one.event
+        try:
+            found = resolve_updates(self._engine, target, [one.event], patience=self._patience, sleep=self._stop.wait)
+        except EngineError as error:
+            self._settle(target, one, partial(_raise, error))
+            return None
+        if not found.whole:
+            self._settle(target, one, lambda: BatchReport(stale=len(found.stale), buried=tuple(found.absent)))
+            return None
+        return found.whole[0]
+
+    def _hear(self, target: Target, one: Delivered, trial: _Trial, wait: float) -> bool:
+        """Whether there was a verdict."""
+        outcome = self._quarantine.outcome(wait)
+        if outcome is None:
+            return False
+        self._trial = None
+        self._judge(target, one, outcome, trial.tries)
+        return True
+
+    def _tried_here(self, target: Target, event: Event) -> Outcome:
+        """Try an event in this very process, which its death would end."""
+        self._drains.finish_writing()
+        try:
+            with self._heartbeat.encoding(target.alias):
+                return Survived(prepare_safely(target, [event]))
+        except EncoderError as error:
+            return Raised(str(error), True, error.hint)
+        except Exception as error:  # whatever it is, this event alone brings it about
+            log.exception("%s of %s fails", event.id, target.alias, extra={"action": "suspect_failed"})
+            return Raised(f"{type(error).__name__}: {error}")
+
+    def _judge(self, target: Target, one: Delivered, outcome: Outcome, tries: int) -> None:
+        if isinstance(outcome, Survived):
+            # The engine may keep us waiting now, and a worker that is killed meanwhile died of something else.
+            self._log.acquit(target.alias, one.position)
+            self._settle(target, one, partial(self._write, target, one, outcome.prepared))
+        elif isinstance(outcome, Raised) and outcome.broken:
+            self._settle(target, one, partial(_raise, EncoderError(outcome.reason, hint=outcome.hint)))
+        elif isinstance(outcome, Raised):
+            self._bury(target, one, outcome.reason)
+        elif isinstance(outcome, Unjudged):
+            # It comes again, and is tried here then.
+            if tries == 1:
+                self._log.acquit(target.alias, one.position)
+        elif tries >= TRIES_ALONE:
+            self._bury(target, one, f"the process in which it was tried alone died, {tries} times: {outcome.how}")
+        else:
+            log.warning(
+                "%s of %s killed the process in which it was tried: %s",
+                one.event.id,
+                target.alias,
+                outcome.how,
+                extra={"action": "suspect_killed", "index": target.alias},
+            )
+
+    def _write(self, target: Target, one: Delivered, prepared: Prepared) -> BatchReport:
+        done = write_prepared(self._engine, target, prepared, patience=self._patience, sleep=self._stop.wait)
+        if one.event.op != "update":
+            return done
+        # What is told, kept and tried again is the update, and not the document that it made.
+        return replace(
+            done,
+            buried=tuple(replace(casualty, event=one.event) for casualty in done.buried),
+            failed=tuple(replace(casualty, event=one.event) for casualty in done.failed),
+        )
+
+    def _settle(self, target: Target, one: Delivered, write: Callable[[], BatchReport]) -> None:
+        try:
+            self._drains.guarded(target, [one], write)
+        finally:
+            self._next()
+
+    def _bury(self, target: Target, one: Delivered, reason: str) -> None:
+        self._drains.bury(target, one, reason)
+        self._next()
+
+    def _next(self) -> None:
+        self._trial = None
+        self._keep(self._left[1:])
+
+    def _keep(self, left: Sequence[Delivered]) -> None:
+        """Renew the claims on these, and on no others."""
+        self._heartbeat.let_go(self._left)
+        self._left = left
+        if left:
+            self._heartbeat.hold(self._target.alias if self._target else "", left)
+
+
+def _raise(error: EncoderError | EngineError) -> BatchReport:
+    raise error
