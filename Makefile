@@ -11,10 +11,10 @@ ENGINE ?=
 ENGINES ?= local
 PACKAGES := engines mappings encoders ingest query workers serving
 
-.PHONY: help setup demo test lint types check bench table clean
+.PHONY: help setup demo test lint types check bench bench-live simulate chaos table clean
 
 help: ## Show this.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: $(READY) ## Set up the virtual environment, with everything.
 
@@ -42,6 +42,12 @@ check: lint types test ## Everything CI runs.
 
 bench: $(READY) ## Measure documents per second, side by side; figures go to benchmarks/results/.
 	@$(BIN)/python benchmarks/ingest.py $(ARGS)
+
+bench-live: $(READY) ## Measure what log and worker cost, an unchanged corpus, and freshness.
+	@$(BIN)/python benchmarks/live.py $(ARGS)
+
+simulate: $(READY) ## Drive the worker's code through 100,000 seeded schedules; minutes.
+	@$(BIN)/python benchmarks/simulate.py $(ARGS)
 
 table: $(READY) ## Write the README's table of what works on which engine, from the suite's marks.
 	@$(BIN)/python -m pytest --collect-only -q --support-table=$(VENV)/table.md >/dev/null

@@ -169,6 +169,8 @@ class Suspects:
         event = self._whole(target, one)
         if event is None:
             return True
+        if ready == "impossible":  # before it is blamed: what fails of others is not its fault
+            self._drains.finish_writing()
         tries = self._log.blame(target.alias, one.position)
         if tries > TRIES_ALONE:
             self._bury(target, one, f"the worker died {TRIES_ALONE} times while it worked on this document alone")
@@ -204,7 +206,6 @@ class Suspects:
 
     def _tried_here(self, target: Target, event: Event) -> Outcome:
         """Try an event in this very process, which its death would end."""
-        self._drains.finish_writing()
         try:
             with self._heartbeat.encoding(target.alias):
                 return Survived(prepare_safely(target, [event]))

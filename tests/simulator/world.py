@@ -254,6 +254,8 @@ class World:
                 wrong.append(f"wrong vector of {id_}")
         wrong += [f"invented {id_}" for id_ in self.engine.documents.keys() - want.keys()]
         wrong += [
-            f"buried {one.event}: {one.reason}" for one in self.log.graves.values() if "no document" not in one.reason
+            f"buried {one.event}: {one.reason}"
+            for at, one in self.log.graves.items()
+            if "no document" not in one.reason and at not in lost
         ]
         return wrong
