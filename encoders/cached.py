@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .base import Encoder, Vectors
+from .base import Encoder, Vectors, check_vectors
 from .caching import Cache
 from .fingerprint import cache_key
 
@@ -66,7 +66,10 @@ def _encoded(encoder: Encoder, missing: Mapping[bytes, str]) -> Iterator[dict[by
     while start < len(keys):
         some = keys[start : start + count]
         began = time.monotonic()
-        vectors = encoder.encode_documents([missing[key] for key in some])
+        # Whatever the encoder is: a vector that no engine may hold must not get into the cache either.
+        vectors = check_vectors(
+            encoder.encode_documents([missing[key] for key in some]), len(some), encoder.dims, encoder.name
+        )
         took = time.monotonic() - began
         if pulse:
             pulse()

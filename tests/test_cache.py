@@ -421,7 +421,7 @@ def test_encoders_that_differ_share_no_vector(path: Path) -> None:
 class Slow:
     """A model to which each text is some seconds of work, on a clock of its own; it dies on the text "last"."""
 
-    identity, dims = "slow", 2
+    name, identity, dims = "slow", "slow", 2
 
     def __init__(self, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seconds, self.calls, self.now = seconds, list[int](), 0.0

@@ -354,7 +354,7 @@ def test_a_worker_listens_to_the_queue_of_its_device(monkeypatch: pytest.MonkeyP
 
 
 def test_the_backfill_is_left_to_workers_with_a_gpu_while_one_lives(
-    engine_url: str, engine: Engine, spec: Spec, log: RedisLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine_url: str, engine: Engine, spec: Spec, log: RedisLog, tmp_path: Path
 ) -> None:
     worker = Worker(Settings(redis_url=log.url, url=engine_url, cache_dir=tmp_path, device="cpu"))
     log.append([Event(spec.index, "live", "upsert", {"id": "live"})])
@@ -366,9 +366,8 @@ def test_the_backfill_is_left_to_workers_with_a_gpu_while_one_lives(
         worker.drain()
         assert held(engine, spec.index).keys() == {"live"}
         assert worker.lanes() == ("updates", "live")
-        monkeypatch.setenv("KNNEX_BACKFILL", "any")
+        worker.settings = worker.settings.model_copy(update={"backfill": "any"})
         assert worker.lanes() == DRAINED
-        monkeypatch.delenv("KNNEX_BACKFILL")
     finally:
         log.retire("other")
     assert worker.lanes() == DRAINED

@@ -54,10 +54,12 @@ def test_documents_that_kill_are_buried_and_no_others(one_stage: Stage) -> None:
     assert outcome.audit.buried == 2
 
 
-@pytest.mark.parametrize("how", ["breaker", "flood"])
-def test_an_engine_that_takes_nothing_for_a_while_buries_nothing(stage: Stage, how: overload.How) -> None:
-    outcome = overload.overload(stage, how, overload.SIZES["slice"], SEED)
-    assert outcome.passed, outcome.told()
+def test_an_engine_that_takes_nothing_for_a_while_buries_nothing(stage: Stage) -> None:
+    # Requests that are refused whole take two restarts of one of the engines: `make chaos` does that.
+    ways: dict[str, list[overload.How]] = {"elasticsearch": ["flood"], "opensearch": ["breaker", "flood"]}
+    for how in ways[stage.name]:
+        outcome = overload.overload(stage, how, overload.SIZES["slice"], SEED)
+        assert outcome.passed, outcome.told()
 
 
 def test_a_frozen_worker_and_one_told_to_stop_do_no_harm(one_stage: Stage) -> None:

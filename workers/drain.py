@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 # Seconds to wait for a suspect where there is nothing else to do.
 SUSPECT_WAIT = 0.2
-# A batch of a backfill is smaller than a live one by so much.
-BACKFILL_SHARE = 4
+# A batch of a backfill is a fourth of a live one, but not so small that it would cost.
+BACKFILL_SHARE, BACKFILL_LEAST = 4, 64
 
 
 class Opens(Protocol):
@@ -164,7 +164,8 @@ class _Drain(Books):
         taken = self.log.take(index, self.consumer, self.batch, self.lease, urgent) if urgent else []
         if taken or "backfill" not in lanes:
             return taken
-        return self.log.take(index, self.consumer, max(1, self.batch // BACKFILL_SHARE), self.lease, ("backfill",))
+        count = min(self.batch, max(BACKFILL_LEAST, self.batch // BACKFILL_SHARE))
+        return self.log.take(index, self.consumer, count, self.lease, ("backfill",))
 
     def _open(self, index: str) -> Target | None:
         try:

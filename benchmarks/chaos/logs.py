@@ -123,6 +123,7 @@ def trimmed(stage: Stage, seed: int) -> Outcome:
     stage.log.append(doomed)
     taken = stage.log.take(index, "dead", 20, LEASE)
     stage.log.redis.xtrim(stream(index, "live"), maxlen=0, approximate=False)
+    time.sleep(LEASE)  # what is lost shows when it is taken over
     _append(stage, oracle, ordered(index, 500, seed))
     with Crew(stage, ["solo"], lease=LEASE, batch=64) as crew:
         await_state(

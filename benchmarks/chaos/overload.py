@@ -66,6 +66,7 @@ def _overload(stage: Stage, how: How, load: Load, seed: int, told: Callable[[str
         memory: list[int] = []
         producer = Producer(stage, oracle, source, allowed=lambda: float("inf"), most=1000, most_waiting=load.events)
         with refusing(stage, how, target.stored.index):
+            refused = 0 if how == "flood" else _refusals(stage, how, target.stored.index)
             producer.start()
             started, waiting = time.monotonic(), 0
             while time.monotonic() - started < load.seconds or producer.is_alive():
@@ -74,7 +75,7 @@ def _overload(stage: Stage, how: How, load: Load, seed: int, told: Callable[[str
                 waiting = max(waiting, stage.total(index))
             producer.finish(600)
             told(f"{waiting} events waited; {stage.log.resting(index)}")
-            before, refused = stage.settled(index), _refused(crew)
+            before, refused = stage.settled(index), _refusals(stage, how, target.stored.index) - refused
         released = time.monotonic()
         await_state(lambda: stage.settled(index) > before, 120, lambda: f"work again\n{crew.written()[-2000:]}", 0.02)
         resumed = time.monotonic() - released
@@ -84,7 +85,7 @@ def _overload(stage: Stage, how: How, load: Load, seed: int, told: Callable[[str
     audit(stage, oracle, target, outcome.audit)
     growth = max(memory) - max(warm)
     outcome.figures |= {
-        "events": oracle.events, "waiting at most": waiting, "refusals told": refused, "resumed after s": round(resumed, 1),
+        "events": oracle.events, "waiting at most": waiting, "refusals": refused, "resumed after s": round(resumed, 1),
         "drained after s": round(drained, 1), "rss MB": [max(warm) >> 20, max(memory) >> 20], **outcome.audit.figures(),
     }  # fmt: skip
     outcome.goal(refused > 0, "the engine refused nothing")
@@ -103,9 +104,16 @@ def _plain(index: str, load: Load, seed: int) -> Iterator[Event]:
             yield Event(index, id_, "upsert", {"id": id_, "title": f"film {number} " * 4, "year": number % 3000})
 
 
-def _refused(crew: Crew) -> int:
-    """Lines of the workers' about an engine that refuses."""
-    return sum(" rests for a while" in line or "429" in line for line in crew.written().splitlines())
+def _refusals(stage: Stage, how: How, index: str) -> int:
+    """How often the engine has refused, as it counts itself."""
+    nodes = stage.ask("GET", "/_nodes/stats/breaker,thread_pool,indexing_pressure")["nodes"].values()
+    if how == "breaker" and stage.name == "elasticsearch":
+        return sum(int(one["indexing_pressure"]["memory"]["total"]["coordinating_rejections"]) for one in nodes)
+    if how == "breaker":
+        return sum(int(one["breakers"]["in_flight_requests"]["tripped"]) for one in nodes)
+    if how == "queue":
+        return sum(int(one["thread_pool"]["write"]["rejected"]) for one in nodes)
+    return int(_blocked(stage, index))
 
 
 @contextmanager
@@ -117,7 +125,11 @@ def refusing(stage: Stage, how: How, index: str) -> Iterator[None]:
 
 @contextmanager
 def _breaker(stage: Stage, _: str) -> Iterator[None]:
-    """Whole requests are answered 429."""
+    """Whole requests are answered 429: by the breaker for requests in flight, which one engine no longer asks."""
+    if stage.name == "elasticsearch":
+        with stage.engine_settings(indexing_pressure__memory__limit="1kb"):
+            yield
+        return
     stage.cluster(network__breaker__inflight_requests__limit="2kb")
     try:
         yield
@@ -141,7 +153,9 @@ def _flood(stage: Stage, index: str) -> Iterator[None]:
         yield
     finally:
         stage.cluster(**dict.fromkeys(watermarks), **dict.fromkeys(enabled))
-        # One engine lifts the block by itself, the other only while it looks at the disk.
+        # One engine lifts its blocks by itself, the other only while it looks at the disk.
+        if stage.name == "opensearch":
+            stage.cluster(cluster__blocks__create_index=None)
         stage.ask("PUT", f"/{index}/_settings", {"index.blocks.read_only_allow_delete": None})
         await_state(lambda: not _blocked(stage, index), 30, "the end of the flood block")
 
