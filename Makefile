@@ -49,6 +49,9 @@ bench-live: $(READY) ## Measure what log and worker cost, an unchanged corpus, a
 simulate: $(READY) ## Drive the worker's code through 100,000 seeded schedules; minutes.
 	@$(BIN)/python benchmarks/simulate.py $(ARGS)
 
+chaos: $(READY) ## Kill workers, servers and connections at full size. ARGS="--size small --only soak" for a part.
+	@$(BIN)/python benchmarks/chaos $(ARGS)
+
 table: $(READY) ## Write the README's table of what works on which engine, from the suite's marks.
 	@$(BIN)/python -m pytest --collect-only -q --support-table=$(VENV)/table.md >/dev/null
 	@$(BIN)/python -c "import re, pathlib as p; r = p.Path('README.md'); t = p.Path('$(VENV)/table.md').read_text(); \

@@ -101,7 +101,9 @@ def load(data: bytes, position: str | None = None) -> Event:
                 f"event {position}: schema {body['schema']!r}, op {body['op']!r} are unknown here",
                 hint="a newer knnex wrote it: update this worker",
             )
-        event = Event(
+        if wrong := _unlike(body):
+            raise InputError(f"event {position} is damaged: {wrong}")
+        return Event(
             index=body["index"],
             id=body["id"],
             op=body["op"],
@@ -111,24 +113,21 @@ def load(data: bytes, position: str | None = None) -> Event:
             position=position,
             trace=body.get("trace"),
         )
-        if wrong := _unlike(event):
-            raise InputError(f"event {position} is damaged: {wrong}")
-        return event
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise InputError(f"event {position} is damaged: {type(error).__name__} {error}") from None
 
 
-def _unlike(event: Event) -> str:
-    """What of an event is not as `accept` makes it: who else writes into the log may spoil a whole bulk."""
-    if not isinstance(event.id, str) or not 0 < len(event.id.encode()) <= MAX_ID_BYTES:
+def _unlike(body: Mapping[str, Any]) -> str:
+    """What of an entry is not as `accept` makes it: who else writes into the log may spoil a whole bulk."""
+    id_, version, document = body["id"], body.get("version"), body["document"]
+    if not isinstance(id_, str) or not 0 < len(id_.encode()) <= MAX_ID_BYTES:
         return f"its id must be a string of 1 to {MAX_ID_BYTES} bytes"
-    if not isinstance(event.document, dict):
-        return f"its document is {type(event.document).__name__}, not an object"
-    if event.version is not None and (
-        isinstance(event.version, bool) or not isinstance(event.version, int) or not 1 <= event.version <= MAX_VERSION
-    ):
+    if not isinstance(document, dict):
+        return f"its document is {type(document).__name__}, not an object"
+    whole = isinstance(version, int) and not isinstance(version, bool)
+    if version is not None and not (whole and 1 <= version <= MAX_VERSION):
         return "its version must be an integer from 1 to 2^62"
-    if not isinstance(event.index, str) or not isinstance(event.routing, str | None):
+    if not isinstance(body["index"], str) or not isinstance(body.get("routing"), str | None):
         return "its index and routing must be strings"
     return ""
 

@@ -251,8 +251,9 @@ class RedisLog(RedisStreams):
         first: list[str] = []
         for place, one in enumerate(lanes):
             length, pending, oldest = answers[3 * place : 3 * place + 3]
-            mine = min(int(pending["pending"]), length)
-            undelivered, held = undelivered + length - mine, held + mine
+            # More than there are where somebody trimmed the stream: whoever takes next notes that.
+            mine = int(pending["pending"])
+            undelivered, held = undelivered + max(0, length - mine), held + mine
             first += [position_of(*numbers(text_in(at)), one) for at, _ in oldest]
         return Backlog(undelivered, held, min(first, key=version_of, default=None))
 

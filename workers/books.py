@@ -84,13 +84,16 @@ class Books:
         self, target: Target, taken: Sequence[Delivered], done: BatchReport, encoding: float, writing: float
     ) -> None:
         storm = self._storms.setdefault(target.alias, Storm())
-        if storm.rises(done, len(taken)):
+        # An update of a document that is not there says nothing about mapping or producer.
+        refused = [one for one in done.buried if one.event.op != "update"]
+        if storm.rises(len(refused), len(taken) - len(done.failed)):
             if self.log.recall(target.alias, BURY_ANYWAY):
                 self._overridden.add(target.alias)
             else:
-                self.pause(target.alias, KnnexError(storm.reason([one.reason for one in done.buried])))
+                self.pause(target.alias, KnnexError(storm.reason(refused[0].reason if refused else "")))
                 self._storms[target.alias] = Storm()
-                done = replace(done, failed=(*done.failed, *done.buried), buried=())
+                kept = [one for one in done.buried if one.event.op == "update"]
+                done = replace(done, failed=(*done.failed, *refused), buried=tuple(kept))
         failed = {casualty.event.position for casualty in done.failed}
         attempts = {one.position: one.deliveries for one in taken}
         buried = [

@@ -14,7 +14,7 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
@@ -203,15 +203,15 @@ def _serve(connection: Connection, target: Target, max_bytes: int | None) -> Non
         _limit_memory(max_bytes)
     connection.send_bytes(ALIVE)
     while True:
-        event = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the worker that started this process
+        events = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the worker that started this process
         with watched(lambda: connection.send_bytes(ALIVE)):
-            outcome = _prepared(target, event)
+            outcome = _prepared(target, events)
         connection.send_bytes(pickle.dumps(outcome))
 
 
-def _prepared(target: Target, event: Event) -> Outcome:
+def _prepared(target: Target, events: Sequence[Event]) -> Outcome:
     try:
-        return Survived(prepare_safely(target, [event]))
+        return Survived(prepare_safely(target, events))
     except EncoderError as error:
         return Raised(str(error), True, error.hint)
     except Exception as error:  # whatever it is, this event alone brings it about

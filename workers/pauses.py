@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-
-from ..ingest import BatchReport
 
 _BY_HAND = "paused by hand"
 _STORM = "too many documents are refused"
@@ -31,15 +28,14 @@ class Storm:
     def __init__(self) -> None:
         self._last: deque[bool] = deque(maxlen=STORM_OF)
 
-    def rises(self, done: BatchReport, events: int) -> bool:
-        """Note a batch of so many events; whether the refused ones are now too many of the last 200."""
-        refused = len(done.buried)
-        self._last.extend([False] * max(0, events - refused - len(done.failed)) + [True] * refused)
+    def rises(self, refused: int, events: int) -> bool:
+        """Note a batch of so many events, some of them refused; whether these are now too many of the last 200."""
+        self._last.extend([False] * max(0, events - refused) + [True] * refused)
         return len(self._last) == STORM_OF and sum(self._last) > STORM_SHARE * STORM_OF
 
-    def reason(self, buried: Sequence[str]) -> str:
+    def reason(self, such_as: str) -> str:
         """What to tell people."""
         return (
-            f"{_STORM}: {sum(self._last)} of the last {STORM_OF}, such as {buried[0] if buried else ''} "
+            f"{_STORM}: {sum(self._last)} of the last {STORM_OF}, such as {such_as} "
             "(mend the mapping or the producer, then `knnex resume INDEX`; with --bury they are buried)"
         )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Literal
@@ -97,11 +98,18 @@ class Quarantine:
             if self._process is None and not self._is_refused(target):
                 self._begin_opening(target)
 
-    def begin(self, event: Event, seconds: float) -> None:
-        """Try an event; within so many seconds the model must answer, each time it is asked. After `open` is ready."""
+    def begin(self, events: Event | Sequence[Event], seconds: float) -> None:
+        """Try an event, or several at once. The model must answer within so many seconds, each time it is asked.
+
+        After `open` is ready.
+        """
         self._patience = seconds + _GRACE
         self._until = time.monotonic() + self._patience
-        self._send(TRY + int(seconds * 1000).to_bytes(8, "big") + pickle.dumps(event))
+        self._send(
+            TRY
+            + int(seconds * 1000).to_bytes(8, "big")
+            + pickle.dumps([events] if isinstance(events, Event) else list(events))
+        )
 
     def outcome(self, wait: float) -> Outcome | None:
         """What became of the event, after `wait` seconds at most; None while it is still tried."""

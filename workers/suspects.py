@@ -1,6 +1,7 @@
-"""Events on which a worker may have died: each is tried alone, where a death harms nobody, and the guilty are buried.
+"""Events on which a worker may have died: they are tried where a death harms nobody, and the guilty are buried.
 
-Whoever kills does so three times at most: the worker that had it in a batch, and two processes of the quarantine. That
+Most of them are innocent, since workers die of many things: all are tried together, and one by one only where that is
+deadly too. Whoever kills does so three times at most: the worker that had it, and two processes of the quarantine. That
 an event is being tried is noted in the log before, and taken back when it did no harm, so that this holds even where
 the whole machine goes down with it. While a process starts, or one event takes long, the worker goes on with others.
 """
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 # An event whose worker died on it is suspect.
 SUSPECT_FROM = 2
 # So many are kept at a time, since other workers may try the rest, and for so many seconds others wait for them.
-SUSPECTS_AT_ONCE, SLICE = 64, 2.0
+SUSPECTS_AT_ONCE, SLICE = 512, 2.0
 # Two processes that died on one event alone: it is that event.
 TRIES_ALONE = 2
 # Seconds until those are looked at again for which there was no room; seconds a try may go on when the worker stops.
@@ -71,7 +72,7 @@ def set_apart(taken: Sequence[Delivered]) -> tuple[Sequence[Delivered], Sequence
 
 @dataclass(frozen=True)
 class _Trial:
-    """A try in the quarantine: how often the event was tried, this time included, and since when."""
+    """A try in the quarantine: how often the event was tried alone, this time included, and since when; 0 is all."""
 
     tries: int
     started: float
@@ -98,6 +99,8 @@ class Suspects:
         # In their order; the first one is being tried if there is a trial.
         self._left: Sequence[Delivered] = ()
         self._trial: _Trial | None = None
+        # Whether all are to be tried together, and whether that was deadly.
+        self._together = self._deadly = False
         #: Whether no more are kept.
         self.closing = False
 
@@ -113,13 +116,16 @@ class Suspects:
             self._drains.give_back(target.alias, suspects[room:], LATER)
         if room:
             log.warning(
-                "Trying %d of %d documents for %s one by one: their worker died or was cut off",
+                "Trying %d of %d documents for %s apart from the others: their worker died or was cut off",
                 min(room, len(suspects)),
                 len(suspects),
                 target.alias,
                 extra={"action": "suspects_isolated", "index": target.alias},
             )
             self._target = target
+            # Updates have their order, and each reads what the one before made.
+            self._together = len(suspects) > 1 and suspects[0].event.op != "update"
+            self._deadly = False
             self._keep(suspects[:room])
 
     def step(self, wait: float = 0.0) -> None:
@@ -148,8 +154,10 @@ class Suspects:
             if self._trial.tries == 1:
                 with suppress(LogUnavailable):
                     self._log.acquit(self._target.alias, self._left[0].position)
-            # Left to be reclaimed, since handing back would take back what was noted of it before.
-            self._next()
+            if self._trial.tries:
+                # Left to be reclaimed, since handing back would take back what was noted of it before.
+                self._next()
+            self._trial = None
         if self._target and self._left:
             self._drains.give_back(self._target.alias, self._left, 0.0)
             self._keep(())
@@ -166,6 +174,10 @@ class Suspects:
         ready = self._quarantine.open(target, wait)
         if ready == "starting":
             return False
+        if self._together and ready == "ready":
+            self._quarantine.begin([one.event for one in self._left], self._deadline)
+            self._trial = _Trial(0, time.monotonic())
+            return True
         event = self._whole(target, one)
         if event is None:
             return True
@@ -201,8 +213,34 @@ class Suspects:
         if outcome is None:
             return False
         self._trial = None
-        self._judge(target, one, outcome, trial.tries)
+        if trial.tries:
+            self._judge(target, one, outcome, trial.tries)
+        else:
+            self._judge_all(target, outcome)
         return True
+
+    def _judge_all(self, target: Target, outcome: Outcome) -> None:
+        """What came of trying them together: all are innocent, or it has to be found out which is not."""
+        every, self._together = self._left, False
+        if isinstance(outcome, Survived):
+            write = partial(
+                write_prepared, self._engine, target, outcome.prepared, patience=self._patience, sleep=self._stop.wait
+            )
+        elif isinstance(outcome, Raised) and outcome.broken:
+            write = partial(_raise, EncoderError(outcome.reason, hint=outcome.hint))
+        else:
+            self._deadly = not isinstance(outcome, (Raised, Unjudged))
+            log.warning(
+                "Trying %d documents for %s one by one: trying them together failed",
+                len(every),
+                target.alias,
+                extra={"action": "suspects_isolated", "index": target.alias},
+            )
+            return
+        try:
+            self._drains.guarded(target, every, write)
+        finally:
+            self._keep(())
 
     def _tried_here(self, target: Target, event: Event) -> Outcome:
         """Try an event in this very process, which its death would end."""
@@ -228,8 +266,8 @@ class Suspects:
             # It comes again, and is tried here then.
             if tries == 1:
                 self._log.acquit(target.alias, one.position)
-        elif tries >= TRIES_ALONE:
-            self._bury(target, one, f"the process in which it was tried alone died, {tries} times: {outcome.how}")
+        elif tries >= TRIES_ALONE or self._deadly:
+            self._bury(target, one, f"the process in which it was tried alone died: {outcome.how}")
         else:
             log.warning(
                 "%s of %s killed the process in which it was tried: %s",
