@@ -143,4 +143,5 @@ def test_no_file_is_too_long_and_none_names_a_machine() -> None:
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if path.suffix == ".py" and path.is_file():
-            assert len(path.read_text().splitlines()) <= 400, name
+            # Tables of cases make the files of tests longer.
+            assert len(path.read_text().splitlines()) <= (650 if name.startswith("tests/") else 320), name
