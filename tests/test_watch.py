@@ -231,7 +231,12 @@ class Command:
 
     def begin(self, *words: str, **streams: Any) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "knnex", *words]
-        return subprocess.Popen(command, env={**os.environ, **self.shell.env, "COLUMNS": "80"}, **streams)
+        environment = {**os.environ, **self.shell.env, "COLUMNS": "80"}
+
+        def heed() -> None:  # a suite that runs in the background hands on that Ctrl-C is ignored
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+        return subprocess.Popen(command, env=environment, preexec_fn=heed, **streams)
 
 
 @pytest.fixture
