@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import screens
+from .cli_watch import opened_log
 from .errors import InputError
-from .settings import settings
 
 if TYPE_CHECKING:
     from .ingest import Buried, EventLog
@@ -25,18 +24,6 @@ All = Annotated[bool, typer.Option("--all", help="All of the index.")]
 _AT_ONCE = 100
 
 
-@contextmanager
-def _log() -> Iterator[EventLog]:
-    from .engines.places import log_url
-    from .ingest import open_log
-
-    log = open_log(log_url(settings()))
-    try:
-        yield log
-    finally:
-        log.close()
-
-
 @app.command("list")
 def list_buried(
     index: str,
@@ -44,7 +31,7 @@ def list_buried(
     as_json: Json = False,
 ) -> None:
     """Name the buried documents of an index, the oldest burial first, each with its reason."""
-    with _log() as log:
+    with opened_log() as log:
         total, found = len(log.burials(index)), log.buried(index, limit=limit)
     if as_json:
         screens.print_json([_row(one) for one in found])
@@ -55,7 +42,7 @@ def list_buried(
 @app.command()
 def show(index: str, position: str, as_json: Json = False) -> None:
     """Show one buried document as it was sent, and why it is buried."""
-    with _log() as log:
+    with opened_log() as log:
         (one,) = _find(log, index, [position])
     row = _row(one) | {"document": dict(one.event.document) if one.event else None}
     if as_json:
@@ -68,7 +55,7 @@ def show(index: str, position: str, as_json: Json = False) -> None:
 @app.command()
 def retry(index: str, positions: Positions = None, every: All = False) -> None:
     """Put buried documents back into the log, under the version they had: a newer one is not overwritten."""
-    with _log() as log:
+    with opened_log() as log:
         chosen = _choose(log, index, positions, every)
         done = sum(log.retry_buried(index, part) for part in _parts(chosen))
         working = bool(log.workers())
@@ -87,7 +74,7 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Forget buried documents for good."""
-    with _log() as log:
+    with opened_log() as log:
         chosen = _choose(log, index, positions, every)
         if chosen and not yes:
             typer.confirm(f"Forget {_documents(len(chosen))} of {index} for good?", abort=True, err=True)

@@ -33,7 +33,8 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _log() -> Iterator[EventLog]:
+def opened_log() -> Iterator[EventLog]:
+    """The log of the settings, closed in the end."""
     from .engines.places import log_url
     from .ingest import open_log
 
@@ -50,7 +51,7 @@ def status(as_json: Json = False) -> None:
     from .workers.watch import Watcher
 
     servers, view, trouble = rows(), None, ""
-    with _log() as log:
+    with opened_log() as log:
         try:
             view = Watcher(log).look()
         except LogUnavailable as error:
@@ -75,7 +76,7 @@ def watch(
     """Watch events being written: lag, rates, freshness and ETA by index and lane; until Ctrl-C."""
     from .workers.watch import Watcher
 
-    with _log() as log:
+    with opened_log() as log:
         watcher = Watcher(log, index)
         first = watcher.look()
         if index is not None:
@@ -141,7 +142,7 @@ def metrics(
     """Print the figures for Prometheus, or serve them at /metrics."""
     from .workers.metrics import exposition, serve
 
-    with _log() as log:
+    with opened_log() as log:
         if port is None:
             typer.echo(exposition(log)[0].decode(), nl=False)
             return
@@ -163,7 +164,7 @@ def pause(
     """Let events of an index, or of one lane of it, wait in the log until `knnex resume`."""
     from .workers.pauses import by_hand
 
-    with _log() as log:
+    with opened_log() as log:
         _known(log, index)
         log.pause(index, by_hand() + (f": {reason}" if reason else ""), _lane(lane))
     screens.out.print(f"{_named(index, lane)} waits from now on; `knnex resume {index}` lets it go on.")
@@ -181,7 +182,7 @@ def resume(
     from .workers.pauses import BURY_ANYWAY
 
     chosen = _lane(lane)
-    with _log() as log:
+    with opened_log() as log:
         _known(log, index)
         if bury:
             log.remember(index, BURY_ANYWAY, "yes")

@@ -114,7 +114,7 @@ def write(
             break
         slept += delay or 0.0
     else:
-        outcomes |= {id_: _stumbled(outcomes[id_]) for id_ in lines}
+        outcomes |= {id_: stumbled(outcomes[id_]) for id_ in lines}
     return [_given_up(outcomes[item.id]) for item in items]
 
 
@@ -132,8 +132,8 @@ def _lines(items: Sequence[Item]) -> tuple[dict[str, Line], dict[str, Outcome]]:
     return lines, outcomes
 
 
-def _stumbled(outcome: Outcome) -> Outcome:
-    # An engine that is merely busy says 429 or 503; one that answers 500 each time stumbles over the document.
+def stumbled(outcome: Outcome) -> Outcome:
+    """What to make of the last answer: one that says 500 each time stumbles over the document, and is not just busy."""
     return Outcome(outcome.id, "buried", outcome.reason) if outcome.reason.startswith("500 ") else outcome
 
 
@@ -186,8 +186,8 @@ def attempt(alias: str, lines: Sequence[Line]) -> Flow[list[Outcome]]:
 
 def _refused(line: Line, error: Exception) -> Outcome:
     """An engine that stumbles may be about to end, and its next life may take the document."""
-    stumbled = _STUMBLED.search(str(error))
-    return Outcome(line.id, "busy", f"500 {error}") if stumbled else Outcome(line.id, "buried", str(error))
+    fell = _STUMBLED.search(str(error))
+    return Outcome(line.id, "busy", f"500 {error}") if fell else Outcome(line.id, "buried", str(error))
 
 
 def _outcomes(alias: str, lines: Sequence[Line], response: Response) -> list[Outcome]:
@@ -195,7 +195,8 @@ def _outcomes(alias: str, lines: Sequence[Line], response: Response) -> list[Out
     if len(answers) != len(lines):
         reason = f"the engine answered for {len(answers)} of {len(lines)} items"
         return [Outcome(line.id, "busy", reason) for line in lines]
-    return [_outcome(alias, line, answer["index"]) for line, answer in zip(lines, answers, strict=True)]
+    # Each answer has one key, the operation.
+    return [_outcome(alias, line, *answer.values()) for line, answer in zip(lines, answers, strict=True)]
 
 
 def _outcome(alias: str, line: Line, answer: Mapping[str, Any]) -> Outcome:
@@ -207,6 +208,8 @@ def _outcome(alias: str, line: Line, answer: Mapping[str, Any]) -> Outcome:
         return Outcome(line.id, "written")
     if kind == "version_conflict_engine_exception":
         return Outcome(line.id, "stale", detail)
+    if kind == "document_missing_exception":  # an update of one that was there
+        return Outcome(line.id, "stale", "deleted meanwhile")
     if status == 404:
         raise IndexMissing(f"there is no index {alias!r}: {detail}", hint="create it with `knnex create SPEC`")
     if status == 403 and kind != "cluster_block_exception":

@@ -12,11 +12,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ..encoders import input_hash
-from ..engines import Engine, Flow, Request, Response, encode, path_of
-from ..errors import EngineBusy, EngineUnreachable, InputError, RequestRejected, RequestTooLarge
+from ..engines import Engine, encode
+from ..errors import EngineBusy, InputError
 from ..mappings import PROVENANCE
 from .apply import BatchReport, prepare_safely
-from .bulk import _PARAMS, Line, Outcome, Patience, _outcome, _refused, _stumbled, cut
+from .bulk import Line, Outcome, Patience, attempt, cut, stumbled
 from .events import Event, _mended
 from .feed import Change, named, place_of
 from .log import Buried
@@ -173,9 +173,9 @@ def _write(
     left = {line.id: line for line in lines}
     done: list[Outcome] = []
     for delay in (*patience.delays(), None):
-        found = [one for part in cut(list(left.values())) for one in engine.run(_attempt(alias, part))]
+        found = [one for part in cut(list(left.values())) for one in engine.run(attempt(alias, part))]
         if delay is None:
-            found = [_stumbled(one) if one.status == "busy" else one for one in found]
+            found = [stumbled(one) if one.status == "busy" else one for one in found]
         waiting = [one for one in found if one.status in ("busy", "blocked")]
         done += [one for one in found if one.status not in ("busy", "blocked")]
         left = {one.id: left[one.id] for one in waiting}
@@ -184,35 +184,6 @@ def _write(
         if delay is None or sleep(delay):
             raise EngineBusy(f"{len(left)} documents of {alias} still lack their vectors: {waiting[0].reason}")
     return done
-
-
-def _attempt(alias: str, lines: Sequence[Line]) -> Flow[list[Outcome]]:
-    """Send one body once, in halves where the engine refuses it as a whole."""
-    body = tuple(part for line in lines for part in (line.action, line.source))
-    try:
-        response = yield Request("POST", path_of(alias, "_bulk"), _PARAMS, body)
-    except (EngineBusy, EngineUnreachable) as error:
-        return [Outcome(line.id, "busy", str(error)) for line in lines]
-    except (RequestTooLarge, RequestRejected) as error:
-        if len(lines) == 1:
-            return [_refused(lines[0], error)]
-        middle = len(lines) // 2
-        first = yield from _attempt(alias, lines[:middle])
-        return first + (yield from _attempt(alias, lines[middle:]))
-    return _outcomes(alias, lines, response)
-
-
-def _outcomes(alias: str, lines: Sequence[Line], response: Response) -> list[Outcome]:
-    answers = response.body.get("items", []) if isinstance(response.body, dict) else []
-    if len(answers) != len(lines):
-        return [Outcome(line.id, "busy", f"{len(answers)} answers for {len(lines)} items") for line in lines]
-    return [_judged(alias, line, answer["update"]) for line, answer in zip(lines, answers, strict=True)]
-
-
-def _judged(alias: str, line: Line, answer: Mapping[str, Any]) -> Outcome:
-    if (answer.get("error") or {}).get("type") == "document_missing_exception":
-        return Outcome(line.id, "stale", "deleted meanwhile")
-    return _outcome(alias, line, answer)
 
 
 def look_again(
