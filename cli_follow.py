@@ -70,10 +70,13 @@ def follow(
 
 
 def _configure_logging() -> None:
-    """Warnings of all, and what the feed has to say, on standard error."""
+    """Our warnings, and what the feed has to say, on standard error; clients would print pages for a lost connection."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings()))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    ours = logging.getLogger(__package__)
+    ours.addHandler(handler)
+    ours.setLevel(logging.WARNING)
+    ours.propagate = False
     logging.getLogger(f"{__package__}.ingest.feed_follow").setLevel(logging.INFO)
 
 

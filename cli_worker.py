@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import screens
+from .cli_watch import opened_log
 from .screens import print_json
 from .settings import settings
 
@@ -71,15 +72,10 @@ def workers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Show the workers alive, and how many it would take to write what waits in time."""
-    from .engines.places import log_url
-    from .ingest import open_log
     from .workers.scaling import scale
 
-    log = open_log(log_url(settings()))
-    try:
+    with opened_log() as log:
         found, alive_now = scale(log, target, most), log.workers()
-    finally:
-        log.close()
     if as_json:
         print_json(asdict(found) | {"alive": alive_now})
         return
