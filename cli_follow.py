@@ -70,7 +70,7 @@ def follow(
 
 
 def _configure_logging() -> None:
-    """Our warnings, and what the feed has to say, on standard error; clients would print pages for a lost connection."""
+    """Our warnings, and what the feed has to say, on standard error; clients print pages for a lost connection."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings()))
     ours = logging.getLogger(__package__)
