@@ -33,8 +33,9 @@ class Stranger:
     def put(self, id_: str, document: dict[str, Any], **params: str) -> Any:
         return self.send("PUT", "_doc", id_, body=document, **params)
 
-    def change(self, id_: str, fields: dict[str, Any], **params: str) -> Any:
-        return self.send("POST", "_update", id_, body={"doc": fields}, **params)
+    def change(self, id_: str, fields: dict[str, Any]) -> Any:
+        """An update of the engine reads, merges and writes: it is refused, and lost, where another write falls between."""
+        return self.send("POST", "_update", id_, body={"doc": fields}, retry_on_conflict="50")
 
     def delete(self, id_: str, **params: str) -> Any:
         return self.send("DELETE", "_doc", id_, **params)
