@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .apply import Stored, check_name, create, differing, drop, find, load, version_name
+from .apply import Stored, check_name, create, differing, drop, find, load, version_name, write_alias
 from .compile import ALIVE, META, Resolved, index_body
 from .parse import dump_yaml, load_spec
 from .spec import (
@@ -41,4 +41,5 @@ __all__ = [
     "load",
     "load_spec",
     "version_name",
+    "write_alias",
 ]

@@ -26,11 +26,18 @@ class Stored:
     index: str
     spec: Spec
     resolved: Mapping[str, Resolved]
+    # Version indexes that are being built beside this one: whoever writes here writes there too.
+    also: tuple[str, ...] = ()
 
 
 def version_name(alias: str, number: int) -> str:
     """`movies`, 3 -> `movies-000003`."""
     return f"{alias}-{number:06d}"
+
+
+def write_alias(index: str) -> str:
+    """The alias by which one index version is written to: a bulk that requires it cannot make a deleted index anew."""
+    return f"{index}-w"
 
 
 def create(spec: Spec, dialect: Dialect, resolved: Mapping[str, Resolved]) -> Flow[tuple[Stored, bool]]:
@@ -95,7 +102,8 @@ def find(alias: str) -> Flow[Stored | None]:
         )
     try:
         resolved = {name: Resolved(one["dims"], one["fingerprint"]) for name, one in meta["embeddings"].items()}
-        return Stored(index, Spec.model_validate(_in_order(meta["spec"], meta.get("order", ()))), resolved)
+        spec = Spec.model_validate(_in_order(meta["spec"], meta.get("order", ())))
+        return Stored(index, spec, resolved, tuple(meta.get("also", ())))
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise SpecMismatch(
