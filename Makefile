@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# How many processes run the tests; they share the engines. 0: this one alone, for a debugger.
+JOBS   ?= 2
 # elasticsearch or opensearch
 ENGINE ?=
 # local (started here) or docker
@@ -30,7 +32,7 @@ demo: $(READY) ## Search Python's own documentation by meaning. ENGINE=opensearc
 	@$(BIN)/python examples/stdlib_search/demo.py $(if $(ENGINE),--engine $(ENGINE)) $(ARGS)
 
 test: $(READY) ## Run the whole suite against real engines. ENGINES=docker takes them from Docker.
-	@KNNEX_TEST_ENGINES=$(ENGINES) $(BIN)/python -m pytest $(ARGS)
+	@KNNEX_TEST_ENGINES=$(ENGINES) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## Check style.
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -9,7 +9,20 @@ from typing import Annotated, Any
 
 import typer
 
-from . import cli_buried, cli_follow, cli_ingest, cli_serve, cli_watch, cli_worker, screens
+from . import (
+    cli_apply,
+    cli_attach,
+    cli_buried,
+    cli_follow,
+    cli_ingest,
+    cli_plan,
+    cli_schema,
+    cli_serve,
+    cli_verify,
+    cli_watch,
+    cli_worker,
+    screens,
+)
 from .errors import KnnexError
 from .screens import print_json as _print_json
 from .settings import settings
@@ -160,14 +173,6 @@ def doctor(index: Annotated[str | None, typer.Argument()] = None, as_json: Json 
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a spec, for editors."""
-    from .mappings import Spec
-
-    _print_json(Spec.model_json_schema())
-
-
-@app.command()
 def version() -> None:
     """Print the version."""
     from . import __version__
@@ -175,14 +180,17 @@ def version() -> None:
     typer.echo(__version__)
 
 
-for _commands in (cli_ingest, cli_follow, cli_serve, cli_worker, cli_watch):
+for _commands in (
+    cli_apply, cli_attach, cli_follow, cli_ingest, cli_plan, cli_schema, cli_serve, cli_verify, cli_watch, cli_worker
+):  # fmt: skip
     _commands.register(app)
 app.add_typer(cli_buried.app, name="buried", rich_help_panel="Watching")
 
 # In the order of `knnex --help`.
 _PANELS = {
     "Servers on this machine": ("up", "down"),
-    "Indexes": ("create", "drop", "search"),
+    "Indexes": ("create", "drop", "search", "attach", "detach", "verify"),
+    "Changing an index": ("plan", "check", "apply", "abort", "rollback", "versions"),
     "Documents": ("ingest", "update", "delete", "follow", "serve"),
     "Workers": ("worker", "workers", "alive", "pause", "resume"),
     "Watching": ("status", "watch", "metrics", "doctor"),

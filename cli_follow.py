@@ -56,7 +56,7 @@ def follow(
         events.check()
         if afresh:
             forget_feed(events, index)
-        target_of = Targets(cluster.engine).get
+        target_of = Targets(cluster.engine).source
         try:
             if not once:
                 done = follow_on(cluster.engine, events, target_of, index, stop, interval, lease=lease, tell=tell)

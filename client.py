@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,15 @@ from .engines.places import log_url as default_log_url
 from .errors import LogUnavailable, SettingsError
 from .index import AsyncIndex, Index
 from .ingest import EventLog, open_log
+from .ingest.attach import attach, detach, examine, fill
+from .ingest.feed_state import FeedReport
+from .ingest.reindex import Options, Step, Version, abort, drop_version, roll_back, versions
+from .ingest.reindex import Report as MoveReport
+from .ingest.reindex.applying import Applied, apply, planned
+from .ingest.reindex.coordinator import Gate
 from .mappings import Spec, create, drop, find, load_spec
+from .mappings.attach_spec import DEFAULT_ENCODER
+from .mappings.plan import ChangePlan
 from .settings import settings
 
 if TYPE_CHECKING:
@@ -133,6 +141,76 @@ class Cluster(_Logged):
         self.engine.run(drop(name))
         with suppress(LogUnavailable):  # without a log nothing waits for it
             self.log.forget(name)
+
+    def attach(
+        self, name: str, spec: SpecSource | None = None, *, fields: Sequence[str] = (), encoder: str = DEFAULT_ENCODER
+    ) -> Index:
+        """Add vectors to an index that others made and go on writing; `fill` then makes them.
+
+        Without a spec one is proposed by its mapping and a sample of its documents, of `fields` if they are named.
+        Raises IndexMissing, SpecMismatch for what cannot be attached, ModelUnavailable, UnsupportedByEngine where its
+        documents would have to be copied.
+        """
+        found = examine(self.engine, name, spec=load_spec(spec) if spec else None, fields=fields, encoder=encoder)
+        if found.must_copy:
+            raise self.engine.dialect.decline(f"attach({name!r})", found.must_copy, "copy it: see docs/attach.md")
+        return Index(self, name, attach(self.engine, name, found.proposal.spec))
+
+    def fill(self, name: str) -> FeedReport | None:
+        """Give all documents of an attached index the vectors they lack; None where a follower is at it already.
+
+        Raises LogUnavailable, EncoderError, EngineError; what is done by then stays.
+        """
+        return fill(self.engine, self.log, name)
+
+    def detach(self, name: str) -> None:
+        """Leave an attached index alone from now on; vectors stay in its documents. Raises SpecMismatch."""
+        detach(self.engine, self.log, name)
+
+    def plan(self, spec: SpecSource) -> ChangePlan:
+        """What `apply` would do to the index of this spec, each with its reason; changes nothing.
+
+        Raises SpecError, SpecMismatch for what cannot be reached, ModelUnavailable, UnsupportedByEngine.
+        """
+        return planned(self.engine, load_spec(spec))
+
+    def apply(
+        self,
+        spec: SpecSource,
+        *,
+        gate: Gate | None = None,
+        options: Options | None = None,
+        progress: Callable[[Step], object] = lambda _: None,
+    ) -> Applied:
+        """Make an index what its spec says, in place or by a new version, or go on where an earlier run stopped.
+
+        `gate(old, new)` may raise ReindexStopped before a new version takes the place of the old one. Raises what
+        `plan` raises, ReindexStopped, AlreadyRunning, EncoderError, LogUnavailable, EngineError.
+        """
+        return apply(self.engine, self.log, load_spec(spec), gate=gate, options=options, tell=progress)
+
+    def rollback(
+        self,
+        name: str,
+        to: str | None = None,
+        *,
+        options: Options | None = None,
+        progress: Callable[[Step], object] = lambda _: None,
+    ) -> MoveReport:
+        """Return to a former version of an index, with all that was written since. Raises what `apply` raises."""
+        return roll_back(self.engine, self.log, name, to, options=options, tell=progress)
+
+    def versions(self, name: str) -> list[Version]:
+        """The versions of an index, oldest first. Raises IndexMissing, SpecMismatch."""
+        return self.engine.run(versions(name))
+
+    def drop_version(self, name: str, version: str) -> None:
+        """Delete a former version of an index. Raises ReindexStopped for the one in use, IndexMissing."""
+        drop_version(self.engine, name, version)
+
+    def abort(self, name: str) -> str:
+        """Give up the version that is being built, and delete it; its name, or an empty text. Raises AlreadyRunning."""
+        return abort(self.engine, name)
 
     def close(self) -> None:
         """Close the connections."""

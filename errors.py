@@ -14,6 +14,8 @@ KnnexError
 │   └── UnsupportedByEngine  this engine has no way to run it
 ├── LogUnavailable           the event log (Redis) cannot be reached or is unsafe
 ├── IngestIncomplete         some documents did not go in
+├── ReindexStopped           a new index version was not swapped in
+│   └── AlreadyRunning       somebody else is building one
 └── EngineError              the engine answered with an error
     ├── EngineUnreachable    or did not answer at all
     ├── EngineStartFailed    an embedded server did not come up
@@ -88,6 +90,14 @@ class LogUnavailable(KnnexError):
 
 class IngestIncomplete(KnnexError):
     """Some documents did not go in."""
+
+
+class ReindexStopped(KnnexError):
+    """The new index version was not swapped in."""
+
+
+class AlreadyRunning(ReindexStopped):
+    """Somebody else is building a new version of this index."""
 
 
 class EngineError(KnnexError):

@@ -11,10 +11,11 @@ import numpy as np
 
 from .encoders import load_matching
 from .engines import AsyncEngine, Engine, Flow, Request, path_of
-from .errors import QueryError
+from .errors import AccessDenied, EngineBusy, EngineError, EngineUnreachable, QueryError
 from .ingest import EventLog, Lane, Op, Progress, Report, Target, ingest, ingest_inline, make_target
 from .ingest.threads import Bridge, in_thread
 from .mappings import Spec, Stored, check_name, load
+from .mappings.attach import check_own_writes
 from .query import Hits, Plan, Query, plan, prepare, search
 
 Document = Mapping[str, Any]
@@ -51,7 +52,7 @@ class _Index:
         return f"<{type(self).__name__} {self.name!r}>"
 
     def _fresh(self) -> Stored | None:
-        """What the cluster held a moment ago, if it was asked."""
+        """What the cluster held a moment ago, if it was asked and is not known to have changed since."""
         return self._stored if time.monotonic() - self._asked < _FRESH else None
 
     def _learn(self, stored: Stored) -> Stored:
@@ -103,7 +104,8 @@ class _Index:
         progress: OnProgress | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> Report:
-        """Through the log, or without one here and now."""
+        """Through the log, or without one here and now. Raises SpecMismatch for an index that others fill."""
+        check_own_writes(stored)
         if log is None:
             return ingest_inline(engine, make_target(self.name, stored), documents, progress, op=op, sleep=sleep)
         return ingest(engine, stored.spec, documents, log, progress, op=op, lane=lane, resume=resume, sleep=sleep)
@@ -128,7 +130,12 @@ class Index(_Index):
 
     def search(self, query: Query | str) -> Hits:
         """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
-        return self._cluster.engine.run(search(self.plan(query)))
+        while True:
+            planned = self.plan(query)
+            found = self._cluster.engine.run(_searched(planned))
+            if found is not None:
+                return found
+            self._stored = None
 
     def plan(self, query: Query | str) -> Plan:
         """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
@@ -195,8 +202,12 @@ class AsyncIndex(_Index):
 
     async def search(self, query: Query | str) -> Hits:
         """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
-        planned = await self.plan(query)
-        return await (await self._cluster.engine()).run(search(planned))
+        while True:
+            planned = await self.plan(query)
+            found = await (await self._cluster.engine()).run(_searched(planned))
+            if found is not None:
+                return found
+            self._stored = None
 
     async def plan(self, query: Query | str) -> Plan:
         """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
@@ -251,6 +262,23 @@ class AsyncIndex(_Index):
     async def count(self) -> int:
         """How many documents a search sees."""
         return await (await self._cluster.engine()).run(_count(self.name))
+
+
+def _searched(planned: Plan) -> Flow[Hits | None]:
+    """The hits of a plan; None where the alias has moved to another version since, which may have another model."""
+    try:
+        found = yield from search(planned)
+    except (EngineUnreachable, EngineBusy, AccessDenied):
+        raise
+    except (QueryError, EngineError):
+        if (yield from load(planned.alias)).index == planned.stored.index:
+            raise
+        return None
+    if found.hits:
+        moved = any(hit.index != planned.stored.index for hit in found)
+    else:
+        moved = (yield from load(planned.alias)).index != planned.stored.index
+    return None if moved else found
 
 
 def _count(index: str) -> Flow[int]:

@@ -107,7 +107,9 @@ def identify(expected: str | None = None) -> Flow[Dialect]:
             f"the server is {product}, its client is for {expected}", hint=f"use the client for {product}"
         )
     numbers = str(version["number"]).split("-")[0].split(".")
-    return DIALECTS[product](tuple(int(number) for number in numbers))
+    root = response.body
+    embedded = isinstance(root, dict) and root.get("name") == root.get("cluster_name") == "knnex"
+    return DIALECTS[product](tuple(int(number) for number in numbers), embedded)
 
 
 def _version(response: Response) -> dict[str, Any]:

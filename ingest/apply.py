@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 from ..engines import Engine
 from ..errors import EncoderError
 from ..telemetry import span
-from .bulk import Patience, write
+from .beside import write_beside
+from .bulk import Outcome, Patience, write
 from .conflicts import conflicting
 from .events import Event
 from .prepare import Casualty, Prepared, Target, coalesce, prepare
@@ -24,7 +26,11 @@ _ENOUGH_TO_BLAME_THE_MODEL = 8
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What became of a batch. `failed` events could not be written for now, and remain to be done."""
+    """What became of a batch. `failed` events could not be written for now, and remain to be done.
+
+    The index holds those that a version index beside it refuses, or is `behind` with; the latter remain to be done, and
+    are not counted until they are.
+    """
 
     written: int = 0
     stale: int = 0
@@ -34,6 +40,8 @@ class BatchReport:
     buried: tuple[Casualty, ...] = ()
     failed: tuple[Casualty, ...] = ()
     without_vector: tuple[Casualty, ...] = ()
+    refused_beside: tuple[Casualty, ...] = ()
+    behind: tuple[Casualty, ...] = ()
 
     def __add__(self, other: BatchReport) -> BatchReport:
         return BatchReport(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
@@ -54,11 +62,16 @@ def apply_events(
     sleep: Callable[[float], object] = time.sleep,
 ) -> BatchReport:
     """Encode and write a batch. Raises EncoderError where the model fails on everything, IndexMissing, AccessDenied."""
+    if target.stored.attached and (ours := [event for event in events if event.op != "update" or event.document]):
+        reason = f"{target.alias} is filled by others, and knnex writes nothing there but vectors"
+        looks = [event for event in events if event.op == "update" and not event.document]
+        done = BatchReport(buried=tuple(Casualty(event, reason) for event in ours))
+        return done + apply_events(engine, target, looks, patience=patience, sleep=sleep) if looks else done
     updates = [event for event in events if event.op == "update"]
     others = [event for event in events if event.op != "update"]
     done = BatchReport()
     if others or not updates:
-        done += write_prepared(engine, target, prepare_safely(target, others), patience=patience, sleep=sleep)
+        done += write_prepared(engine, target, prepare_all(target, others), patience=patience, sleep=sleep)
     return done + apply_updates(engine, target, updates, patience=patience, sleep=sleep) if updates else done
 
 
@@ -73,7 +86,7 @@ def apply_updates(
 ) -> BatchReport:
     """Apply partial updates to what the index holds now; of those of one document that fail together, each alone.
 
-    `prepare` stands in for `prepare_safely`.
+    `prepare` stands in for `prepare_all`.
     """
     if looks := [event for event in events if not event.document]:  # what the change feed had buried
         from .enrich import look_again
@@ -86,7 +99,7 @@ def apply_updates(
             else seen
         )
     resolved = resolve_updates(engine, target, events, patience=patience, sleep=sleep)
-    prepared = (prepare or prepare_safely)(target, resolved.whole)
+    prepared = (prepare or prepare_all)(target, resolved.whole)
     done = write_prepared(engine, target, prepared, patience=patience, sleep=sleep)
     parts = resolved.parts
     blamed, waiting = {one.event.id for one in done.buried}, {one.event.id for one in done.failed}
@@ -97,6 +110,9 @@ def apply_updates(
         stale=done.stale + len(resolved.stale),
         buried=(*single, *resolved.absent),
         failed=tuple(Casualty(part, one.reason) for one in done.failed for part in parts[one.event.id]),
+        # One of them is enough, since the index has them all.
+        refused_beside=tuple(replace(one, event=parts[one.event.id][-1]) for one in done.refused_beside),
+        behind=tuple(replace(one, event=parts[one.event.id][-1]) for one in done.behind),
     )
     for id_ in sorted(blamed):
         for part in parts[id_] if len(parts[id_]) > 1 else ():
@@ -114,21 +130,14 @@ def write_prepared(
 ) -> BatchReport:
     """Write what is prepared; older events of an id wait as the newest does, and go in where that is buried."""
     with span("knnex.bulk", kind="client", index=target.alias, documents=len(prepared.items)):
-        outcomes = write(engine, target.alias, prepared.items, patience=patience, sleep=sleep)
+        outcomes = write(engine, target.address, prepared.items, patience=patience, sleep=sleep)
     buried, failed = list(prepared.refused), list[Casualty]()
-    written = deleted = 0
-    stale = len(prepared.covered)
-    unwritten: set[str] = set()
     doubtful = list(prepared.covered)
     for outcome in outcomes:
         event = prepared.events[outcome.id]
-        if outcome.status == "written":
-            written, deleted = (written, deleted + 1) if event.op == "delete" else (written + 1, deleted)
-        elif outcome.status == "stale":
-            stale += 1
+        if outcome.status == "stale":
             doubtful.append(event)
-        else:
-            unwritten.add(outcome.id)
+        elif outcome.status != "written":
             (buried if outcome.status == "buried" else failed).append(Casualty(event, outcome.reason))
     waiting = {casualty.event.id for casualty in failed}
     reason = "a newer event of this document waits to be written"
@@ -136,17 +145,49 @@ def write_prepared(
     fallen = {casualty.event.id for casualty in buried}
     conflicts = conflicting(engine, target, doubtful, prepared.events) if target.spec.version else []
     next_best = [event for event in prepared.covered if event.id in fallen]
+    lost = {one.event.id for one in conflicts if one.event is prepared.events.get(one.event.id)}
+    has = {id_: event for id_, event in prepared.events.items() if id_ not in waiting | fallen | lost}
+    refused, behind = write_beside(engine, target, prepared, has, patience=patience, sleep=sleep)
+    passed = len(prepared.covered) - len(held) - len(next_best) - (len(conflicts) - len(lost))
     report = BatchReport(
-        written=written,
-        stale=stale - len(held) - len(next_best) - len(conflicts),
-        deleted=deleted,
+        **_counted(outcomes, {id_: event for id_, event in has.items() if id_ not in behind}, passed),
         encoded=prepared.encoded,
         cached=prepared.cached,
         buried=(*buried, *conflicts),
         failed=(*failed, *held),
-        without_vector=tuple(one for one in prepared.without_vector if one.event.id not in unwritten),
+        without_vector=tuple(one for one in prepared.without_vector if one.event.id in has.keys() - behind.keys()),
+        refused_beside=tuple(Casualty(has[id_], reason) for id_, reason in refused.items()),
+        behind=tuple(Casualty(has[id_], reason) for id_, reason in behind.items()),
     )
     return report + apply_events(engine, target, next_best, patience=patience, sleep=sleep) if next_best else report
+
+
+def _counted(outcomes: Sequence[Outcome], done: Mapping[str, Event], passed: int) -> dict[str, int]:
+    """How many of the events `done` were written, and deleted by that, and how many stale, `passed` ones included."""
+    kinds = Counter((outcome.status, done[outcome.id].op == "delete") for outcome in outcomes if outcome.id in done)
+    return {
+        "written": kinds["written", False],
+        "deleted": kinds["written", True],
+        "stale": kinds["stale", False] + kinds["stale", True] + passed,
+    }
+
+
+def prepare_all(target: Target, events: Sequence[Event]) -> Prepared:
+    """`prepare_safely`, and the same for all that is beside the target, whose failures are their own.
+
+    Raises EncoderError as that does for the target itself.
+    """
+    prepared = prepare_safely(target, events)
+    if not target.beside:
+        return prepared
+    return replace(prepared, beside=[_prepare_beside(other, events) for other in target.beside])
+
+
+def _prepare_beside(other: Target, events: Sequence[Event]) -> Prepared:
+    try:
+        return prepare_safely(other, events)
+    except EncoderError as error:
+        return Prepared(unready=str(error))
 
 
 def prepare_safely(target: Target, events: Sequence[Event]) -> Prepared:

@@ -14,7 +14,7 @@ from typing import Any
 from ..encoders import input_hash
 from ..engines import Engine, encode
 from ..errors import EngineBusy, InputError
-from ..mappings import PROVENANCE
+from ..mappings import PROVENANCE, write_alias
 from .apply import BatchReport, prepare_safely
 from .bulk import Line, Outcome, Patience, attempt, cut, stumbled
 from .events import Event, _mended
@@ -92,7 +92,7 @@ def enrich(
     Raises EncoderError where the model fails on everything, EngineBusy where the engine took too little before patience
     was over or `sleep` was cut short: what is written then stays, and the rest can be tried again.
     """
-    prepared = [prepare_safely(part, events) for part, events in _groups(target, works)]
+    prepared = [prepare_safely(part, events) for part, events in groups(target, works)]
     bodies = {item.id: item.body for one in prepared for item in one.items}
     refused = {one.event.id: one.reason for part in prepared for one in part.refused}
     lines: list[Line] = []
@@ -106,7 +106,7 @@ def enrich(
                 lines.append(Line(change.id, encode({"update": _action(change)}), encode({"doc": doc})))
         except InputError as error:  # an id that has no JSON form
             buried[change.id] = _grave(target, change, str(error))
-    outcomes = _write(engine, target.alias, lines, patience or Patience(), sleep)
+    outcomes = _write(engine, _address(target), lines, patience or Patience(), sleep)
     held = {work.change.id: work.change for work in works}
     # The vectors of a former text are gone before their document is buried: that counts as burial alone.
     written = sum(one.status == "written" and one.id not in buried for one in outcomes)
@@ -124,7 +124,7 @@ def enrich(
     )
 
 
-def _groups(target: Target, works: Sequence[Work]) -> list[tuple[Target, list[Event]]]:
+def groups(target: Target, works: Sequence[Work]) -> list[tuple[Target, list[Event]]]:
     """Documents that need the same embeddings, with the target narrowed to these."""
     groups: dict[tuple[str, ...], list[Event]] = {}
     for work in works:
@@ -156,6 +156,11 @@ def _partial(work: Work, body: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     vectors = {name: made.get(name) for name in names}
     return {name: body.get(name) for name in names} | {PROVENANCE: {"vectors": vectors}}
+
+
+def _address(target: Target) -> str:
+    """An alias to write by, so that an index that is gone is not made anew; one that others made has knnex's own."""
+    return write_alias(target.stored.index) if target.stored.attached else target.alias
 
 
 def _grave(target: Target, change: Change, reason: str) -> Buried:

@@ -156,6 +156,8 @@ def accept(
         routing, version = _routing(spec, body), _version(spec, body)
         if op == "update" and not body.keys() - {spec.id}:
             raise InputError("it changes nothing: an update names the fields to change")
+        if spec.id == "_id":  # which engines refuse inside a document
+            del body["_id"]
         if op != "delete":
             for embedding in spec.embeddings.values():
                 text_of(embedding.source, body)

@@ -85,6 +85,11 @@ def refresh(index: str) -> Flow[None]:
         raise EngineBusy(f"not every shard of {index} could be refreshed")
 
 
+def on_shard(dialect: Dialect, shard: int) -> dict[str, str]:
+    """The parameters of a search of one shard, all of it."""
+    return {"preference": f"_shards:{shard}{_COPY.get(dialect.product, '')}", "allow_partial_search_results": "false"}
+
+
 def changes(
     index: str, spec: Spec, dialect: Dialect, shard: int, after: int, upto: int, size: int
 ) -> Flow[list[Change]]:
@@ -93,9 +98,8 @@ def changes(
     Raises UnsupportedByEngine where the index has no sequence numbers.
     """
     within = {"range": {"_seq_no": {"gt": after, "lte": upto}}}
-    params = {"preference": f"_shards:{shard}{_COPY.get(dialect.product, '')}", "allow_partial_search_results": "false"}
     try:
-        response = yield Request("POST", path_of(index, "_search"), params, _body(spec, within, size))
+        response = yield Request("POST", path_of(index, "_search"), on_shard(dialect, shard), _body(spec, within, size))
     except RequestRejected as error:
         if "sequence_numbers" not in str(error):
             raise

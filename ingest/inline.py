@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 from ..engines import Engine
 from ..errors import IngestIncomplete
 from .apply import BatchReport, apply_events
+from .beside import renewed
 from .bulk import Patience
 from .events import Op
 from .inline_updates import update_events
@@ -18,6 +20,8 @@ from .report import Report
 from .sources import Files, length_of
 from .tally import OnProgress, Tally, Window
 from .windows import CHECK_AT_ONCE, WINDOW, WINDOW_BYTES, cut, tombstones
+
+log = logging.getLogger(__name__)
 
 
 def ingest_inline(
@@ -32,9 +36,11 @@ def ingest_inline(
 ) -> Report:
     """Encode and write in this process, without log and workers; the same documents end the same way.
 
-    An update is applied to the document as the index holds it, and again if that changes meanwhile.
+    An update is applied to the document as the index holds it, and again if that changes meanwhile. What lies behind
+    the alias, and is announced beside it, is asked again from time to time.
 
-    Raises IngestIncomplete where the engine stays busy, EncoderError where the model fails on everything.
+    Raises IngestIncomplete where the engine stays busy, or a version index beside does not take what the index has;
+    EncoderError where the model fails on everything.
     """
     tally = Tally(engine, target.spec, progress, length_of(documents))
     clock = Clock()
@@ -47,12 +53,14 @@ def ingest_inline(
     if op == "delete" and not isinstance(documents, Files):
         documents = tombstones(engine, target.spec, documents)
     for events in cut(tally.accept(documents, op), WINDOW, WINDOW_BYTES):
+        target = renewed(engine, target, patience=patience, sleep=sleep)
         stamped = [event if event.version else replace(event, version=clock.next()) for event in events]
         if op == "update" and not target.spec.version:
             done, stamped = update_events(engine, target, stamped, patience=patience, sleep=sleep)
         else:
             done = apply_events(engine, target, stamped, patience=patience, sleep=sleep)
         _refuse_failed(target, done)
+        _tell_refused(target, done)
         tally.encoded += done.encoded
         tally.cached += done.cached
         buried.update({casualty.event.id: casualty.reason for casualty in done.buried})
@@ -89,4 +97,21 @@ def _refuse_failed(target: Target, done: BatchReport) -> None:
         raise IngestIncomplete(
             f"{len(done.failed)} documents could not be written to {target.alias!r}: {done.failed[0].reason}",
             hint="the engine is overloaded or blocked: `knnex doctor`; then send the documents again",
+        )
+    if done.behind:
+        raise IngestIncomplete(
+            f"{len(done.behind)} documents are in {target.alias!r}, but not in its next version: "
+            f"{done.behind[0].reason}",
+            hint="send the documents again; or give up the next version, if it is not wanted any more",
+        )
+
+
+def _tell_refused(target: Target, done: BatchReport) -> None:
+    for one in done.refused_beside:
+        log.warning(
+            "%s is in %s, but %s",
+            one.event.id,
+            target.alias,
+            one.reason,
+            extra={"action": "refused_beside", "index": target.alias},
         )

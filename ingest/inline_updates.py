@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..engines import Engine
-from ..errors import EngineBusy, EngineUnreachable
-from .apply import BatchReport, prepare_safely
+from .apply import BatchReport, prepare_all
+from .beside import write_beside
 from .bulk import Patience, write
 from .events import MAX_VERSION, Event
 from .prepare import Casualty, Target
-from .updates import Current, current, merge
+from .updates import Current, current, merge, patiently
 
 # So often a document may change under our hands, with pauses of some seconds in all.
 _ATTEMPTS = 20
@@ -65,16 +65,7 @@ def _read(
 ) -> dict[str, Current]:
     """The documents as they are now; deleted ones are not there."""
     flow = partial(current, target.stored.index, target.spec, events)
-    for delay in patience.delays():
-        try:
-            return _alive(engine.run(flow()))
-        except (EngineBusy, EngineUnreachable):
-            if sleep(delay):
-                break
-    return _alive(engine.run(flow()))
-
-
-def _alive(found: Mapping[str, Current]) -> dict[str, Current]:
+    found = patiently(lambda: engine.run(flow()), patience, sleep)
     return {id_: one for id_, one in found.items() if not one.deleted}
 
 
@@ -91,12 +82,14 @@ def _apply(
     for event in events:
         parts.setdefault(event.id, []).append(event)
     whole = {id_: _merged(parts[id_], held) for id_, held in found.items()}
-    prepared = prepare_safely(target, list(whole.values()))
+    prepared = prepare_all(target, list(whole.values()))
     reasons = {one.event.id: one.reason for one in prepared.refused}
     done = _Done(BatchReport(encoded=prepared.encoded, cached=prepared.cached))
+    written: set[str] = set()
     for outcome in write(engine, target.alias, prepared.items, patience=patience, sleep=sleep):
         mine = parts[outcome.id]
         if outcome.status == "written":
+            written.add(outcome.id)
             done.report += BatchReport(written=len(mine))
             done.stamped += [replace(event, version=whole[outcome.id].order) for event in mine]
         elif outcome.status == "stale":
@@ -105,6 +98,11 @@ def _apply(
             reasons[outcome.id] = outcome.reason
         else:
             done.report += BatchReport(failed=tuple(Casualty(event, outcome.reason) for event in mine))
+    refused, behind = write_beside(engine, target, prepared, written, patience=patience, sleep=sleep)
+    done.report += BatchReport(
+        refused_beside=tuple(Casualty(parts[id_][-1], reason) for id_, reason in refused.items()),
+        behind=tuple(Casualty(parts[id_][-1], reason) for id_, reason in behind.items()),
+    )
     for id_, reason in reasons.items():
         _one_by_one(engine, target, parts[id_], reason, patience, sleep, done)
     for id_ in [one for one in parts if one not in found]:

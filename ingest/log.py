@@ -96,6 +96,13 @@ class EventLog(Protocol):
         """
         ...
 
+    def head(self, index: str) -> str | None:
+        """The greatest position ever given to an event of an index, in any lane, settled or not; None before the first.
+
+        Once the low-water mark is beyond it, all is settled that was appended before it was asked.
+        """
+        ...
+
     def take(
         self, index: str, consumer: str, count: int, lease: float, lanes: Sequence[Lane] = DRAINED
     ) -> list[Delivered]:
@@ -126,6 +133,10 @@ class EventLog(Protocol):
 
     def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
         """What is not settled yet, in one lane or in all."""
+        ...
+
+    def silent(self, index: str, seconds: float, lane: Lane | None = None) -> bool:
+        """Whether a worker that has events, of one lane or of any, was not heard of for so long."""
         ...
 
     def wait(self, timeout: float) -> bool:

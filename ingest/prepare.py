@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..encoders import Cache, Chunk, Encoder, chunk, encode_cached, input_hash
 from ..errors import EncoderError, InputError
-from ..mappings import PROVENANCE, Embedding, Spec, Stored
+from ..mappings import PROVENANCE, Embedding, Spec, Stored, write_alias
 from .bulk import Item
 from .events import Event
 from .render import text_of
@@ -28,6 +28,19 @@ class Target:
     stored: Stored
     encoders: Mapping[str, Encoder]
     cache: Cache | None = None
+    # The version indexes announced beside it, which are written to as well; and why others of them cannot be opened.
+    beside: tuple[Target, ...] = ()
+    shut: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing is announced beside it."""
+        return not (self.beside or self.shut)
+
+    @property
+    def address(self) -> str:
+        """The alias it is written by: one that means this very index where the other may move while a batch is made."""
+        return self.alias if self.alone else write_alias(self.stored.index)
 
     @property
     def spec(self) -> Spec:
@@ -54,6 +67,9 @@ class Prepared:
     refused: Sequence[Casualty] = ()
     encoded: int = 0
     cached: int = 0
+    # The same batch for each target beside, in their order; why nothing could be prepared.
+    beside: Sequence[Prepared] = ()
+    unready: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ _LOOK = 32
 Entry = tuple[str, dict[bytes, bytes], int]
 # Milliseconds.
 _FORGOTTEN_AFTER = 3_600_000
+# So many that were handed back may lie before one whose worker is silent.
+_HANDED_BACK = 1000
 
 
 class RedisLog(RedisStreams):
@@ -256,6 +258,19 @@ class RedisLog(RedisStreams):
             undelivered, held = undelivered + max(0, length - mine), held + mine
             first += [position_of(*numbers(text_in(at)), one) for at, _ in oldest]
         return Backlog(undelivered, held, min(first, key=version_of, default=None))
+
+    def silent(self, index: str, seconds: float, lane: Lane | None = None) -> bool:
+        """Whether a worker that has events was not heard of for so long; new ones handed back are nobody's."""
+        idle = int(seconds * 1000)
+        try:
+            with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
+                for one in (lane,) if lane else LANES:
+                    pipeline.xpending_range(stream(index, one), GROUP, "-", "+", _HANDED_BACK, idle=idle)
+                return any(entry["times_delivered"] for found in pipeline.execute() for entry in found)
+        except LogUnavailable as error:
+            if "NOGROUP" in str(error):  # nothing was ever appended
+                return False
+            raise
 
     def wait(self, timeout: float) -> bool:
         """Block until an event is appended to any index, `timeout` seconds at most; whether one was."""

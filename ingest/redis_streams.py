@@ -85,6 +85,17 @@ class RedisStreams(RedisNotes):
                 return [position_of(*numbers(text_in(one)), lane) for one, lane in zip(ids, chosen, strict=True)]
             self._known.discard(index)  # somebody dropped the index since
 
+    def head(self, index: str) -> str | None:
+        """The greatest position ever given: streams keep their last id when its entry is deleted."""
+        last: list[tuple[int, int, Lane]] = []
+        with self.talking():
+            for lane in LANES:
+                if self.redis.exists(stream(index, lane)):
+                    id_ = self.redis.xinfo_stream(stream(index, lane))["last-generated-id"]
+                    last.append((*numbers(text_in(id_)), lane))
+        given = [one for one in last if one[0]]
+        return position_of(*max(given, key=lambda one: one[:2])) if given else None
+
     def forget(self, index: str) -> None:
         """Drop all that the log holds of an index: for one that is gone."""
         with self.talking():

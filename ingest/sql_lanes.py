@@ -60,6 +60,12 @@ class SqlLanes(SqlNotes):
                 positions[number] = position
         return positions
 
+    def head(self, index: str) -> str | None:
+        """The greatest position ever given."""
+        with self.reading() as connection:
+            last = connection.scalar(sa.select(sa.func.max(lanes.c.last)).where(of(lanes, index)))
+        return position_at(last) if last else None
+
     def retry_buried(self, index: str, positions: Sequence[str]) -> int:
         """Append buried events again, under the version they had; how many."""
         with self.writing() as connection:

@@ -129,6 +129,14 @@ class SqlLog(SqlLanes):
             None if low is None else position_at(low),
         )
 
+    def silent(self, index: str, seconds: float, lane: Lane | None = None) -> bool:
+        """Whether a worker that has events was not heard of for so long; new ones handed back are nobody's."""
+        with self.reading() as connection:
+            mine = of(pending, index, None if lane is None else number_of(lane))
+            unheard = pending.c.seen <= clock(connection) - int(seconds * 1000)
+            query = sa.select(pending.c.place).where(mine, unheard, pending.c.deliveries > 0)
+            return connection.scalar(query.limit(1)) is not None
+
     def wait(self, timeout: float) -> bool:
         """Look again and again whether an event was appended to any index, for `timeout` seconds at most."""
         until, before = time.monotonic() + timeout, self._appended()

@@ -9,15 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from ..engines import Engine, Flow, Request, path_of
 from ..errors import EngineBusy, EngineUnreachable
 from ..mappings import PROVENANCE, Spec
 from .bulk import Patience
-from .events import Event
+from .events import Event, Op
 from .prepare import Casualty, Target
 from .verify import relations
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,38 +61,51 @@ def resolve_updates(
     patience: Patience | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Resolved:
-    """Read the documents that updates change, and make the whole documents. Raises EngineError."""
-    found = _patiently(engine, target, events, patience or Patience(), sleep)
+    """Read the documents that updates change, and make the whole documents. Raises EngineError.
+
+    What an update came to that is made already goes on as it is held, where a version index beside may lack it.
+    """
+    flow = partial(current, target.stored.index, target.spec, events)
+    found = patiently(lambda: engine.run(flow()), patience or Patience(), sleep)
     whole: dict[str, Event] = {}
     parts: dict[str, list[Event]] = {}
     stale: list[Event] = []
     absent: list[Casualty] = []
     for event in sorted(events, key=lambda one: one.order):
-        current = found.get(event.id)
-        if current and event.order <= current.version:
+        held = found.get(event.id)
+        if held and event.order <= held.version:
             stale.append(event)
-        elif current is None or current.deleted:
+        elif held is None or held.deleted:
             absent.append(Casualty(event, f"there is no document {event.id!r} to update"))
         else:
-            before = whole[event.id].document if event.id in whole else current.document
-            routing = event.routing or current.routing
+            before = whole[event.id].document if event.id in whole else held.document
+            routing = event.routing or held.routing
             whole[event.id] = replace(
                 event, op="upsert", document=merge(before, event.document), version=event.order, routing=routing
             )
             parts.setdefault(event.id, []).append(event)
+    if not target.alone:
+        made = {event.id: event for event in stale if event.id not in whole}
+        stale = [event for event in stale if made.get(event.id) is not event]
+        whole |= {id_: _as_held(event, found[id_]) for id_, event in made.items()}
+        parts |= {id_: [event] for id_, event in made.items()}
     return Resolved(list(whole.values()), parts, stale, absent)
 
 
-def _patiently(
-    engine: Engine, target: Target, events: Sequence[Event], patience: Patience, sleep: Callable[[float], object]
-) -> dict[str, Current]:
+def _as_held(event: Event, held: Current) -> Event:
+    op: Op = "delete" if held.deleted else "upsert"
+    return replace(event, op=op, document=held.document, version=held.version, routing=event.routing or held.routing)
+
+
+def patiently(ask: Callable[[], T], patience: Patience, sleep: Callable[[float], object]) -> T:
+    """Ask an engine that may be busy; the last time whatever it raises."""
     for delay in patience.delays():
         try:
-            return engine.run(current(target.stored.index, target.spec, events))
+            return ask()
         except (EngineBusy, EngineUnreachable):
             if sleep(delay):
                 break
-    return engine.run(current(target.stored.index, target.spec, events))
+    return ask()
 
 
 def current(index: str, spec: Spec, events: Sequence[Event]) -> Flow[dict[str, Current]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .apply import Stored, check_name, create, differing, drop, find, load, version_name, write_alias
-from .compile import ALIVE, META, Resolved, index_body
+from .compile import ALIVE, META, Resolved, index_body, vector_of
 from .parse import dump_yaml, load_spec
+from .schema import json_schema
 from .spec import (
     PROVENANCE,
     Chunking,
@@ -38,8 +39,10 @@ __all__ = [
     "dump_yaml",
     "find",
     "index_body",
+    "json_schema",
     "load",
     "load_spec",
+    "vector_of",
     "version_name",
     "write_alias",
 ]

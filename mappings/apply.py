@@ -28,6 +28,8 @@ class Stored:
     resolved: Mapping[str, Resolved]
     # Version indexes that are being built beside this one: whoever writes here writes there too.
     also: tuple[str, ...] = ()
+    # An index that others made and fill: its documents are given vectors, and never written whole.
+    attached: bool = False
 
 
 def version_name(alias: str, number: int) -> str:
@@ -98,12 +100,13 @@ def find(alias: str) -> Flow[Stored | None]:
     meta = holder["mappings"].get("_meta", {}).get(META)
     if meta is None:
         raise SpecMismatch(
-            f"{alias!r} is an index that knnex did not make", hint="choose another name for `index` in the spec"
+            f"{alias!r} is an index that knnex did not make",
+            hint=f"choose another name for `index` in the spec, or `knnex attach {alias}` to add vectors to it",
         )
     try:
         resolved = {name: Resolved(one["dims"], one["fingerprint"]) for name, one in meta["embeddings"].items()}
         spec = Spec.model_validate(_in_order(meta["spec"], meta.get("order", ())))
-        return Stored(index, spec, resolved, tuple(meta.get("also", ())))
+        return Stored(index, spec, resolved, tuple(meta.get("also", ())), bool(meta.get("attached")))
     except (ValidationError, KeyError, TypeError, AttributeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise SpecMismatch(
@@ -132,8 +135,19 @@ def load(alias: str) -> Flow[Stored]:
 
 
 def drop(alias: str) -> Flow[str]:
-    """Delete the index version behind `alias`, and the alias with it; only one that knnex made. Returns its name."""
+    """Delete the index version behind `alias`, the alias, and all other versions; only what knnex made.
+
+    Returns the name of the one that was searched.
+    """
     stored = yield from load(alias)
+    if stored.attached:
+        raise SpecMismatch(f"{alias!r} holds documents of others", hint=f"`knnex detach {alias}` leaves them alone")
+    others = yield Request("GET", f"{path_of(alias)}-*/_mapping", {"expand_wildcards": "all"})
+    pattern = re.compile(re.escape(alias) + r"-\d{6}")
+    for name, holder in others.body.items():
+        ours = holder["mappings"].get("_meta", {}).get(META, {}).get("spec", {}).get("index") == alias
+        if ours and pattern.fullmatch(name) and name != stored.index:
+            yield Request("DELETE", path_of(name), allow=_MISSING)
     yield Request("DELETE", path_of(stored.index))
     return stored.index
 

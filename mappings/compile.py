@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engines import Dialect, VectorField
-from ..errors import SpecMismatch
+from ..errors import SpecMismatch, UnsupportedByEngine
 from .spec import PROVENANCE, Embedding, NestedJoin, Spec
 
 #: The key of the mapping's `_meta` under which knnex keeps spec and fingerprints.
@@ -37,10 +37,14 @@ def index_body(spec: Spec, dialect: Dialect, resolved: Mapping[str, Resolved]) -
     for name, embedding in spec.embeddings.items():
         properties[name] = _embedding(name, embedding, dialect, resolved[name])
     properties[PROVENANCE] = _provenance(spec)
+    settings = spec.index_settings()
+    dialect.check_settings(settings)
+    dialect.check_mapping(spec.mapping)
     return {
-        "settings": dialect.index_settings() | spec.settings,
+        "settings": dialect.index_settings() | settings,
         "mappings": {
             "dynamic": False,
+            **spec.mapping,
             "_meta": {META: meta(spec, resolved)},
             "properties": properties,
         },
@@ -58,21 +62,32 @@ def meta(spec: Spec, resolved: Mapping[str, Resolved]) -> dict[str, Any]:
     }
 
 
+def vector_of(embedding: Embedding, dims: int) -> VectorField:
+    """The vector of an embedding as a dialect takes it, by its encoder's width."""
+    return VectorField(
+        dims=dims,
+        similarity=embedding.similarity,
+        m=embedding.hnsw.m,
+        ef_construction=embedding.hnsw.ef_construction,
+        quantization=embedding.quantization,
+        element_type=embedding.element_type,
+        index=embedding.index,
+        oversample=embedding.oversample,
+        library=embedding.engine,
+        options=embedding.options,
+    )
+
+
 def _embedding(name: str, embedding: Embedding, dialect: Dialect, resolved: Resolved) -> dict[str, Any]:
     if embedding.dims not in (None, resolved.dims):
         raise SpecMismatch(
             f"embedding {name!r} declares dims {embedding.dims}, but {embedding.encoder} makes {resolved.dims}",
             hint=f"write dims: {resolved.dims}, or leave it out",
         )
-    vector = dialect.vector_field(
-        VectorField(
-            dims=resolved.dims,
-            similarity=embedding.similarity,
-            m=embedding.hnsw.m,
-            ef_construction=embedding.hnsw.ef_construction,
-            quantization=embedding.quantization,
-        )
-    )
+    try:
+        vector = dialect.vector_field(vector_of(embedding, resolved.dims))
+    except UnsupportedByEngine as error:
+        raise UnsupportedByEngine(f"embedding {name!r}: {error}", hint=error.hint) from None
     if not embedding.chunk:
         return vector
     offset = {"type": "integer", "index": False}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from ..errors import SpecError
-from .spec import Chunking, Embedding, Hnsw, LookupJoin, NestedJoin, ParentJoin, Spec
+from .spec import Chunking, Embedding, Hnsw, LookupJoin, Misplaced, NestedJoin, ParentJoin, Spec, close
 
-_MODELS: tuple[type[BaseModel], ...] = (Spec, Embedding, Chunking, Hnsw, ParentJoin, NestedJoin, LookupJoin)
-_KEYS = sorted({key for model in _MODELS for key in model.model_fields})
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 # pydantic names the chosen branch of a union in the error's location; a user's file has no such key.
-_BRANCHES = {"parent", "nested", "lookup", "str", "tuple[str, ...]"}
+_JOINS: dict[str, type[BaseModel]] = {"parent": ParentJoin, "nested": NestedJoin, "lookup": LookupJoin}
+_PARTS: dict[str, type[BaseModel]] = {"chunk": Chunking, "hnsw": Hnsw}
 
 
 def load_spec(source: str | Path | Mapping[str, Any] | Spec) -> Spec:
@@ -68,25 +68,63 @@ def parse(data: dict[str, Any], name: str, lines: Mapping[tuple[str, ...], int])
     except PydanticSerializationError as error:
         problems = [f"{name}: {error}"]
     except ValidationError as error:
-        problems = [_problem(one, name, lines) for one in error.errors()]
+        problems = list(dict.fromkeys(_problem(one, name, lines) for one in error.errors()))
     raise SpecError("\n".join(problems), hint="`knnex schema` prints what a spec may hold")
 
 
 def _problem(error: Any, name: str, lines: Mapping[tuple[str, ...], int]) -> str:
-    path = tuple(str(part) for part in error["loc"] if str(part) not in {*_BRANCHES, "[key]"})
+    path = _path(error)
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, Misplaced):
+        path += cause.path
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     where = f"{name} line {line}" if line else name
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        close = get_close_matches(path[-1], _KEYS, n=1)
-        message = "unknown key" + (f", did you mean {close[0]!r}?" if close else "")
-    elif "[key]" in error["loc"]:
-        message = "a name must be text; put it in quotes"
-    elif error["type"] == "model_type" and path[0] == "fields":
-        message = f"{error['input']!r} has no type; write {path[-1]}: {{type: {error['input']}}}"
-    elif error["type"] == "union_tag_not_found":
-        message = "kind is missing: parent, nested or lookup"
+    message = _message(error, path)
     return f"{where}: {'.'.join(path)}: {message}" if path else f"{where}: {message}"
+
+
+def _path(error: Any) -> tuple[str, ...]:
+    """Where the error is, as the user's file has it."""
+    loc = [str(part) for part in error["loc"]]
+    if loc and loc[0] == "joins" and len(loc) > 2 and loc[2] in _JOINS:
+        del loc[2]
+    if len(loc) > 3 and loc[0] == "embeddings" and loc[2] == "source":
+        del loc[3:]
+    return tuple(part for part in loc if part != "[key]")
+
+
+def _message(error: Any, path: tuple[str, ...]) -> str:
+    kind, given = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        return "unknown key" + close(path[-1], _known(error["loc"]))
+    if "[key]" in error["loc"]:
+        return "a name must be text; put it in quotes"
+    if kind == "missing" and path[-1] in ("type", "kind"):
+        return f"{path[-1]} is missing"
+    if kind == "model_type" and "fields" in path[:-1] and isinstance(given, str):
+        return f"{given!r} has no type; write {path[-1]}: {{type: {given}}}"
+    if kind == "union_tag_not_found":
+        return "kind is missing: parent, nested or lookup"
+    if kind in ("literal_error", "union_tag_invalid"):
+        choices = re.findall(r"'([^']+)'", str(error["ctx"].get("expected") or error["ctx"].get("expected_tags")))
+        given = given.get("kind") if isinstance(given, dict) else given
+        return f"{given!r:.80} is not one of {', '.join(choices)}{close(str(given), choices)}"
+    if kind == "invalid-json-value":
+        return f"{given!r:.80} is no JSON value; put a date in quotes"
+    if path[-1:] == ("source",) and kind in ("string_type", "tuple_type"):
+        return "write '{title}. {body}' or [title, body]"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _known(loc: tuple[Any, ...]) -> list[str]:
+    """The keys that there are where one was not."""
+    if loc[0] == "embeddings" and len(loc) > 2:
+        model = _PARTS.get(str(loc[2]), Embedding) if len(loc) > 3 else Embedding
+    elif loc[0] == "joins" and len(loc) > 3:
+        model = _JOINS[str(loc[2])]
+    else:
+        model = Spec
+    return list(model.model_fields)
 
 
 def _lines(node: yaml.Node, name: str, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
@@ -107,4 +145,15 @@ def _lines(node: yaml.Node, name: str, path: tuple[str, ...] = ()) -> dict[tuple
 def dump_yaml(spec: Spec) -> str:
     """The spec as YAML, defaults left out; `load_spec` reads it back equal."""
     data = spec.model_dump(mode="json", exclude_defaults=True)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what YAML takes for the end of a line by its number: in single quotes it would be read as a space."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_ENDS.search(text) else None)
+
+
+_Dumper.add_representer(str, _text)

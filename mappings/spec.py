@@ -2,111 +2,91 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from .embedding import Chunking, Embedding, Hnsw, Misplaced, Model, Quantization, Similarity
+
+__all__ = [
+    "PROVENANCE",
+    "Chunking",
+    "Embedding",
+    "Hnsw",
+    "Join",
+    "LookupJoin",
+    "Misplaced",
+    "Model",
+    "NestedJoin",
+    "ParentJoin",
+    "Quantization",
+    "Similarity",
+    "SourceField",
+    "Spec",
+    "close",
+]
 
 #: The object field in which knnex keeps a document's version and where its vectors come from.
 PROVENANCE = "_knnex"
 
-Similarity = Literal["cosine", "dot_product", "l2"]
-Quantization = Literal["none", "int8", "int4", "binary"]
-
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,200}")
-
-
-class Model(BaseModel):
-    """Frozen, and strict about names, so that a typo is an error and never a silent default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+_DYNAMIC = ("true", "false", "strict", "runtime", "strict_allow_templates", "false_allow_templates")
+#: What a mapping has beside its properties; names with an underscore are the engine's metadata fields.
+_MAPPING = (
+    "dynamic",
+    "dynamic_templates",
+    "dynamic_date_formats",
+    "date_detection",
+    "numeric_detection",
+    "runtime",
+    "subobjects",
+    "_routing",
+    "_source",
+)
+_OWN_PARTS = {"properties": "`fields`, `embeddings` and `joins` say them", "_meta": "knnex keeps the spec there"}
 
 
 class SourceField(BaseModel):
     """One field of the document; options beyond `type` are passed to the mapping as they are."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
-    type: str = Field(min_length=1)
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
+    type: str = Field(min_length=1, description="The engine's type: text, keyword, integer, date, ...")
 
     def mapping(self) -> dict[str, Any]:
         """The field as the engine's mapping has it."""
         return self.model_dump(exclude_none=True)
 
 
-class Hnsw(Model):
-    """The graph: `m` links a node, `ef_construction` candidates while it is built (Malkov and Yashunin, 2016)."""
-
-    m: int = Field(default=16, ge=2, le=512)
-    ef_construction: int = Field(default=100, ge=1, le=3200)
-
-
-class Chunking(Model):
-    """How a long text is cut into passages; lengths are in tokens of the encoder."""
-
-    unit: Literal["tokens", "sentence", "paragraph"] = "paragraph"
-    max_tokens: int = Field(default=256, ge=8, le=8192)
-    overlap: int = Field(default=32, ge=0)
-
-    @model_validator(mode="after")
-    def _overlap_leaves_room(self) -> Chunking:
-        if self.overlap * 2 > self.max_tokens:
-            raise ValueError(f"overlap {self.overlap} is more than half of max_tokens {self.max_tokens}")
-        return self
-
-
-class Embedding(Model):
-    """One vector of the index: from which fields, by which encoder, and how it is searched."""
-
-    source: str | tuple[str, ...]
-    encoder: str = Field(min_length=1)
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    # Absent: one vector for the whole document; its text is cut at the encoder's limit.
-    chunk: Chunking | None = None
-    similarity: Similarity = "cosine"
-    # Absent: asked of the encoder. Given: the encoder must agree.
-    dims: int | None = Field(default=None, ge=1, le=16_000)
-    hnsw: Hnsw = Hnsw()
-    quantization: Quantization = "none"
-
-    @field_validator("source")
-    @classmethod
-    def _source_names_fields(cls, source: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if not (_PLACEHOLDER.findall(source) if isinstance(source, str) else source):
-            raise ValueError(f"source {source!r} names no field; write '{{title}}. {{body}}' or [title, body]")
-        return source
-
-    @property
-    def source_fields(self) -> tuple[str, ...]:
-        """The document's fields that determine the vector, in the order they are named."""
-        names = _PLACEHOLDER.findall(self.source) if isinstance(self.source, str) else self.source
-        return tuple(dict.fromkeys(names))
-
-
 class ParentJoin(Model):
     """Parent and child documents in one index, on one shard; needs the engine's join module."""
 
     kind: Literal["parent"]
-    children: tuple[str, ...] = Field(min_length=1)
-    # The join field, which a document sets to "studio", or to {"name": "movie", "parent": ID}.
-    field: str = "relation"
+    children: tuple[str, ...] = Field(min_length=1, description="What the documents below it are called.")
+    field: str = Field(
+        default="relation",
+        description='The join field, which a document sets to "studio", or to {"name": "movie", "parent": ID}.',
+    )
 
 
 class NestedJoin(Model):
     """Objects inside the document that are searched one by one."""
 
     kind: Literal["nested"]
-    fields: dict[str, SourceField]
+    fields: dict[str, SourceField] = Field(description="The fields of such an object.")
 
 
 class LookupJoin(Model):
-    """A foreign key: `field` here holds what `key` holds in `index` (the same index, when absent)."""
+    """A foreign key: `field` here holds what `key` holds in `index`."""
 
     kind: Literal["lookup"]
-    field: str
-    key: str
-    index: str | None = None
+    field: str = Field(description="The field here that names the other document.")
+    key: str = Field(description="The field there that is named.")
+    index: str | None = Field(default=None, description="The other index. Absent: the same one.")
 
 
 Join = Annotated[ParentJoin | NestedJoin | LookupJoin, Field(discriminator="kind")]
@@ -115,15 +95,23 @@ Join = Annotated[ParentJoin | NestedJoin | LookupJoin, Field(discriminator="kind
 class Spec(Model):
     """The declaration of one index: fields, embeddings, joins, settings."""
 
-    index: str
-    # The field whose value is a document's id.
-    id: str = Field(default="id", min_length=1)
-    # The field with the producer's own monotone version (1 to 2^62); absent, the log's order decides.
-    version: str | None = None
-    fields: dict[str, SourceField]
-    embeddings: dict[str, Embedding] = Field(default_factory=dict)
-    joins: dict[str, Join] = Field(default_factory=dict)
-    settings: dict[str, Any] = Field(default_factory=dict)
+    index: str = Field(description="The name that people search: an alias, behind which are the index versions.")
+    id: str = Field(default="id", min_length=1, description="The field whose value is a document's id.")
+    version: str | None = Field(
+        default=None,
+        description="The field with the producer's own monotone version (1 to 2^62); absent, the log's order decides.",
+    )
+    fields: dict[str, SourceField] = Field(description="The fields that are searched, filtered or highlighted.")
+    embeddings: dict[str, Embedding] = Field(default_factory=dict, description="The vectors, by their names.")
+    joins: dict[str, Join] = Field(default_factory=dict, description="How documents join, by the names of the joins.")
+    settings: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="Index settings, passed on: number_of_shards, number_of_replicas, refresh_interval, analysis, ...",
+    )
+    mapping: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="What the mapping has beside its properties, passed on: dynamic, dynamic_templates, _routing, ...",
+    )
 
     @field_validator("index")
     @classmethod
@@ -134,17 +122,56 @@ class Spec(Model):
             )
         return name
 
+    @field_validator("settings", "mapping")
+    @classmethod
+    def _is_finite(cls, given: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if any(isinstance(value, float) and not math.isfinite(value) for _, value in _leaves(given)):
+            raise ValueError("JSON has no nan and no infinity; write a finite number")
+        return given
+
     @model_validator(mode="after")
     def _names_agree(self) -> Spec:
         self._names_differ()
         for name, embedding in self.embeddings.items():
             for field in embedding.source_fields:
                 if field.split(".")[0] not in self.fields and field != self.id:
-                    raise ValueError(f"embedding {name!r}: source names {field!r}, which is no field")
+                    message = (
+                        f"embedding {name!r}: source names {field!r}, which is no field{close(field, self.fields)}"
+                    )
+                    raise Misplaced(("embeddings", name, "source"), message)
         for name, join in self.joins.items():
             if isinstance(join, LookupJoin) and join.field.split(".")[0] not in self.fields:
-                raise ValueError(f"join {name!r}: field names {join.field!r}, which is no field")
+                message = (
+                    f"join {name!r}: field names {join.field!r}, which is no field{close(join.field, self.fields)}"
+                )
+                raise Misplaced(("joins", name, "field"), message)
         return self
+
+    @model_validator(mode="after")
+    def _engine_parts_are_the_engines(self) -> Spec:
+        self.index_settings()
+        for name, value in self.mapping.items():
+            if name in _OWN_PARTS:
+                raise Misplaced(("mapping", name), f"{name} is not yours to write: {_OWN_PARTS[name]}")
+            if name not in _MAPPING and not name.startswith("_"):
+                raise Misplaced(("mapping", name), f"a mapping has no {name!r}{close(name, _MAPPING)}")
+            if name == "_source" and value not in ({}, {"enabled": True}):
+                message = "what _source leaves out is lost when a document is updated or copied; leave _source out"
+                raise Misplaced(("mapping", name), message)
+        self._dynamic_is_one()
+        return self
+
+    def _dynamic_is_one(self) -> None:
+        dynamic = str(self.mapping.get("dynamic", False)).lower()
+        if dynamic not in _DYNAMIC:
+            message = f"{dynamic!r} is not one of {', '.join(_DYNAMIC)}{close(dynamic, _DYNAMIC)}"
+            raise Misplaced(("mapping", "dynamic"), message)
+        missing = [name for name in (self.id, self.version) if name and name not in self.fields and name != "_id"]
+        if dynamic == "strict" and missing:
+            message = (
+                f"under dynamic: strict {missing[0]!r} must be declared under `fields`, or every document is refused"
+            )
+            raise Misplaced(("mapping", "dynamic"), message)
 
     def _names_differ(self) -> None:
         """Each name of the mapping is one thing; a document's own key never gives way to a vector."""
@@ -152,15 +179,16 @@ class Spec(Model):
         named = [("field", name) for name in self.fields]
         named += [("embedding", name) for name in self.embeddings]
         named += [("join", name) for name, join in self.joins.items() if join.kind == "nested"]
-        fields = {join.field for join in self.parents().values()}
+        fields = {join.field: name for name, join in self.parents().items()}
         named += [("join field", name) for name in fields if getattr(self.fields.get(name), "type", "") != "join"]
         for kind, name in named:
+            path = ("joins", fields[name], "field") if kind == "join field" else (f"{kind}s", name)
             if not name:
-                raise ValueError(f"a name is empty; give the {kind} one")
+                raise Misplaced(path, f"a name is empty; give the {kind} one")
             if kind != "field" and name in (self.id, self.version):
-                raise ValueError(f"{kind} {name!r} has the name of the document's id or version")
+                raise Misplaced(path, f"{kind} {name!r} has the name of the document's id or version")
             if name in owner:
-                raise ValueError(f"{kind} {name!r} has the name of {owner[name]}")
+                raise Misplaced(path, f"{kind} {name!r} has the name of {owner[name]}")
             owner[name] = f"{'an' if kind == 'embedding' else 'a'} {kind}"
 
     def parents(self) -> dict[str, ParentJoin]:
@@ -170,3 +198,27 @@ class Spec(Model):
     def vector_path(self, name: str) -> str:
         """Where the vector of embedding `name` lies in the mapping: in its chunks, if it has any."""
         return f"{name}.vector" if self.embeddings[name].chunk else name
+
+    def index_settings(self) -> dict[str, Any]:
+        """The settings by their full names, `index.number_of_shards`, as engines tell them with `flat_settings`."""
+        found: dict[str, Any] = {}
+        for path, value in _leaves(self.settings):
+            name = path if path.startswith("index.") else f"index.{path}"
+            if name in found:
+                raise Misplaced(("settings",), f"{name} is there twice, in two ways of writing it")
+            found[name] = value
+        return found
+
+
+def _leaves(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in given.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def close(name: str, known: Any) -> str:
+    """`, did you mean 'title'?`, or nothing."""
+    found = get_close_matches(str(name), [str(one) for one in known], n=1)
+    return f", did you mean {found[0]!r}?" if found else ""

@@ -12,7 +12,7 @@ from ..errors import QueryError, UnknownField
 from ..mappings import Embedding, Resolved, Stored
 from .names import KEYWORD, TEXT, Names
 from .query import Lexical, Query, Semantic, Text
-from .values import check_unicode
+from .values import LENGTH_COUNTS, check_unicode
 
 #: Engines refuse a deeper page, more neighbours, and more passages of one document.
 MAX_WINDOW = MAX_K = 10_000
@@ -21,6 +21,8 @@ MAX_TEXT = 20_000
 MAX_EXAMPLES = 1_000
 # OpenSearch refuses more than 1,024 clauses in one query: a clause for each word in each field.
 _MAX_WORDS = 1_000
+# The least similarity there is, by metric; -1 for a cosine.
+_LEAST = {"l2": 0.0, "max_inner_product": -math.inf}
 _WORDS = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BOOST = re.compile(r"(?P<name>[^\^]+)(?:\^(?P<boost>[^\^]*))?")
@@ -133,7 +135,7 @@ def _check_semantic(part: Semantic, query: Query, names: Names) -> None:
     if part.candidates is not None:
         _check_whole(part.candidates, "candidates", part.k or 1, MAX_K)
     metric = spec.embeddings[part.embedding].similarity
-    _check_number(part.min_similarity, "min_similarity", 0 if metric == "l2" else -1)
+    _check_number(part.min_similarity, "min_similarity", _LEAST.get(metric, -1))
 
 
 def _check_lexical(part: Lexical, query: Query, names: Names) -> None:
@@ -210,7 +212,7 @@ def check_vector(vector: Sequence[float], name: str, embedding: Embedding, resol
         raise QueryError(
             f"the vector for {name} holds {vector[int(wrong[0])]} at position {wrong[0]}", hint="give finite numbers"
         )
-    if embedding.similarity == "l2":
+    if embedding.similarity in LENGTH_COUNTS:
         return tuple(array.tolist())
     length = float(np.linalg.norm(array.astype(np.float64)))
     if length == 0:

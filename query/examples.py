@@ -12,6 +12,7 @@ from ..errors import QueryError
 from .answers import answered
 from .check import check_vector
 from .query import Semantic, Text
+from .values import LENGTH_COUNTS
 from .vectors import Vector, rocchio, unit
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _vector(plan: Plan, name: str, example: str | Text, sources: Sources) -> np.
     if embedding.chunk and stored:
         chunks = stored if isinstance(stored, list) else [stored]
         rows = [np.asarray(chunk["vector"], dtype=np.float64) for chunk in chunks]
-        return np.asarray(np.mean(rows if embedding.similarity == "l2" else [unit(row) for row in rows], axis=0))
+        return np.asarray(
+            np.mean(rows if embedding.similarity in LENGTH_COUNTS else [unit(row) for row in rows], axis=0)
+        )
     if not stored:
         raise QueryError(f"document {example!r} has no {name}", hint="give one that is embedded, or Text('...')")
     return np.asarray(stored, dtype=np.float64)

@@ -13,6 +13,9 @@ import numpy as np
 from ..errors import QueryError
 from .names import DATE, FLOATS, INTEGERS, KEYWORD, TEXT, Known
 
+#: Metrics under which the length of a vector matters, and not its direction alone.
+LENGTH_COUNTS = frozenset({"l2", "max_inner_product"})
+
 #: The most values one Terms may have, on both engines (`index.max_terms_count`).
 MAX_TERMS = 65_536
 #: The most ids one Ids may have, on Elasticsearch (`index.max_result_window`).

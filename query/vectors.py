@@ -11,6 +11,7 @@ from ..errors import EncoderError, QueryError
 from ..mappings import Embedding, Stored
 from .check import check_vector
 from .query import Query, Semantic, Text
+from .values import LENGTH_COUNTS
 
 #: Texts to the vectors of an embedding's query side: (embedding, texts) -> `(n, dims) float32`.
 Encode = Callable[[str, Sequence[str]], "np.ndarray[Any, Any]"]
@@ -83,10 +84,10 @@ def rocchio(
     """The vector between the query's and the liked ones', moved away from the disliked ones' (Rocchio, 1971).
 
     The query counts as much as all liked examples together. Where the direction alone counts, every vector is brought
-    to unit length and `share` of the disliked mean is subtracted; under l2 the vector moves away from it by `share` of
+    to unit length and `share` of the disliked mean is subtracted; else the vector moves away from it by `share` of
     their distance. Raises QueryError where nothing is left.
     """
-    directed = metric != "l2"
+    directed = metric not in LENGTH_COUNTS
 
     def mean(rows: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         return unit(np.mean([unit(row) for row in rows], axis=0)) if directed else np.mean(rows, axis=0)

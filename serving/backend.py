@@ -17,6 +17,7 @@ from ..errors import EngineBusy, EngineUnreachable, IndexMissing, SpecMismatch
 from ..ingest import EventLog, Lane, open_log
 from ..ingest.positions import split
 from ..mappings import Spec, load
+from ..mappings.attach import check_own_writes
 from ..settings import Settings
 from .answers import Declined
 
@@ -100,7 +101,9 @@ class Backend:
 
     def _ask(self, index: str) -> Spec:
         try:
-            spec = self.engine().run(load(index)).spec
+            stored = self.engine().run(load(index))
+            check_own_writes(stored)
+            spec = stored.spec
             if spec.index != index:
                 raise IndexMissing(
                     f"{index!r} is no name of its own: it is a version of the index {spec.index!r}",

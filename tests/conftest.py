@@ -2,17 +2,21 @@
 
 Servers come from KNNEX_TEST_ELASTICSEARCH, KNNEX_TEST_OPENSEARCH and KNNEX_TEST_REDIS where these are set, else from
 Docker where KNNEX_TEST_ENGINES=docker asks for it, else they are started here. One that does not start is a failure.
+With `-n 2`, as `make test` has it, two processes run the tests and share the engines (`sharing.py`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 import servers
+import sharing
 import support
 
 from knnex.engines import Access, Engine, open_engine
@@ -21,6 +25,9 @@ from knnex.mappings import drop, find
 from knnex.settings import settings
 
 ENGINES = ("elasticsearch", "opensearch")
+# What takes longest is begun first where several processes share the work, so that none is left alone with it.
+LONG = ("test_chaos.py", "test_workers.py", "test_celery.py", "test_trouble.py", "test_feed_follow.py")
+STARTER = pytest.StashKey[sharing.Starter]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,7 +47,25 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Another process is about to run tests: it is told where to ask for engines."""
+    stash = node.config.stash
+    if STARTER not in stash:
+        stash[STARTER] = sharing.Starter(servers.engine)
+        stash[STARTER].start()
+    node.workerinput["engines"] = str(stash[STARTER].folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if STARTER in config.stash:
+        config.stash[STARTER].end()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     for item in items:
         callspec = getattr(item, "callspec", None)
         name = callspec.params.get("engine_name") if callspec else None
@@ -64,15 +89,21 @@ def _scrubbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.update(ours)
 
 
+def _engine(name: str, config: pytest.Config) -> AbstractContextManager[str]:
+    """An engine of this process, or the one that all processes of this run share."""
+    folder = getattr(config, "workerinput", {}).get("engines")
+    return sharing.shared(Path(folder), name) if folder else servers.engine(name)
+
+
 @pytest.fixture(scope="session")
-def elasticsearch_url() -> Iterator[str]:
-    with servers.engine("elasticsearch") as url:
+def elasticsearch_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    with _engine("elasticsearch", pytestconfig) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def opensearch_url() -> Iterator[str]:
-    with servers.engine("opensearch") as url:
+def opensearch_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    with _engine("opensearch", pytestconfig) as url:
         yield url
 
 

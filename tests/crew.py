@@ -60,7 +60,7 @@ class Process:
         self.until(lambda: bool(self.facts()))
         return self
 
-    def until(self, state: Callable[[], bool], seconds: float = 120) -> None:
+    def until(self, state: Callable[[], bool], seconds: float = 200) -> None:
         """Await a state of the world, as long as the worker lives."""
         deadline = time.monotonic() + seconds
         while not state():
@@ -70,7 +70,7 @@ class Process:
 
     def end(self, how: signal.Signals) -> int:
         self.process.send_signal(how)
-        return self.process.wait(60)
+        return self.process.wait(120)
 
 
 @contextmanager

@@ -8,11 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import pytest
+
 from knnex.encoders import VectorCache, resolve
 from knnex.engines import Engine
 from knnex.ingest import EventLog, RedisLog, Target, make_target
 from knnex.mappings import Spec, create, load_spec
 from knnex.workers import Targets, drain
+
+# For what is the log's or the worker's alone, and the same with either engine.
+one_engine = pytest.mark.parametrize("engine_name", ["elasticsearch"], indirect=True)
 
 FIELDS: dict[str, Any] = {
     "title": {"type": "text"},

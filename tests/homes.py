@@ -11,7 +11,7 @@ from pathlib import Path
 
 from knnex.engines.embedded import down
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
+from servers import given_alone
+
 from knnex.engines.embedded.place import shared
 from knnex.engines.embedded.redis import free_port
 from knnex.engines.embedded.server import Command, EmbeddedServer, Recipe, Run, start
@@ -25,7 +27,7 @@ PASSWORD = "secret-word"
 
 def url() -> str:
     """The URL of a server for all tests of this process, with whose end it ends."""
-    return os.environ.get("KNNEX_TEST_POSTGRES") or _server().url
+    return given_alone("postgres") or _server().url
 
 
 @cache

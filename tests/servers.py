@@ -7,12 +7,14 @@ KNNEX_TEST_ELASTICSEARCH_VERSION runs the suite on another Elasticsearch than th
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 HEAP = "768m"
+_MEMORY, _ROOM = Path("/dev/shm"), 6 << 30
 IMAGES = {
     "elasticsearch": "elasticsearch:9.5.0",
     "opensearch": "opensearchproject/opensearch:3.6.0",
@@ -40,16 +42,22 @@ def engine(name: str) -> Iterator[str]:
             yield url
 
 
+def given_alone(name: str) -> str | None:
+    """The URL of a server that only one process of a run uses, where it is given: the first one's."""
+    first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    return os.environ.get(f"KNNEX_TEST_{name.upper()}") if first else None
+
+
 @contextmanager
 def redis() -> Iterator[str]:
     """The URL of a Redis with an append-only file."""
     from knnex.engines.embedded import start_redis
 
-    given = os.environ.get("KNNEX_TEST_REDIS")
+    given = given_alone("redis")
     if given:
         yield given
     else:
-        with tempfile.TemporaryDirectory(prefix="knnex-test-") as home, start_redis(home=Path(home)) as server:
+        with _home() as home, start_redis(home=home) as server:
             yield server.url
 
 
@@ -59,11 +67,20 @@ def embedded(name: str, version: str | None = None) -> Iterator[str]:
     from knnex.engines.embedded import start_elasticsearch, start_opensearch
 
     start = {"elasticsearch": start_elasticsearch, "opensearch": start_opensearch}[name]
-    with (
-        tempfile.TemporaryDirectory(prefix="knnex-test-") as home,
-        start(version, home=Path(home), heap=HEAP) as server,
-    ):
+    with _home() as home, start(version, home=home, heap=HEAP) as server:
         yield server.url
+
+
+@contextmanager
+def _home() -> Iterator[Path]:
+    """Where a server that all tests share keeps its data: in memory, if there is room, since most tests make an index,
+    and on a disk that takes twice as long. Servers that a test kills have homes of their own, on disk.
+    """
+    from knnex.engines.embedded.server import available_memory
+
+    room = _MEMORY.is_dir() and min(shutil.disk_usage(_MEMORY).free, available_memory()) > _ROOM
+    with tempfile.TemporaryDirectory(prefix="knnex-test-", dir=_MEMORY if room else None) as home:
+        yield Path(home)
 
 
 @contextmanager

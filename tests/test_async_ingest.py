@@ -141,7 +141,7 @@ def test_cancelling_leaves_nothing_hanging(engine_url: str, name: str, log: Redi
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 10
             assert await index.count() >= 0, "the engine can be asked as before"
 
     asyncio.run(main())

@@ -19,7 +19,7 @@ import pytest
 import typer
 from celery import Celery
 from crew import Process, celery, running
-from filling import films, held, made, own_log, settled
+from filling import films, held, made, one_engine, own_log, settled
 from typer.testing import CliRunner
 
 from knnex import cli_worker
@@ -43,8 +43,6 @@ from knnex.workers.sweeper import rest_of
 from knnex.workers.tasks import register
 
 POOLS = ("solo", "threads", "prefork")
-# What is Celery's alone is the same with either engine.
-one_engine = pytest.mark.parametrize("engine_name", ["elasticsearch"], indirect=True)
 
 
 def plain(index: str, **more: Any) -> Spec:
@@ -82,7 +80,7 @@ def sender(log: RedisLog, **settings: Any) -> Celery:
     return app
 
 
-def awaited(state: Callable[[], object], seconds: float = 60) -> None:
+def awaited(state: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not state():
         assert time.monotonic() < deadline, "it never came true"
@@ -176,7 +174,7 @@ def test_documents_do_not_wait_behind_a_long_drain(engine_url: str, spec: Spec, 
     ) as worker:
         worker.until(lambda: log.counts(spec.index).get("written", 0) > 10)
         sent = sender(log).send_task(INGEST, args=(spec.index, [{"id": "late"}]), queue=INGEST_QUEUE)
-        assert sent.get(timeout=20)["accepted"] == 1
+        assert sent.get(timeout=60)["accepted"] == 1
         before = log.counts(spec.index)["written"]
         assert log.backlog(spec.index).undelivered > 0
         # It goes on draining by itself.

@@ -16,6 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from filling import one_engine
 
 from knnex import cli
 from knnex.client import connect
@@ -200,6 +201,7 @@ def test_a_model_that_cannot_be_loaded(shell: Shell) -> None:
     assert "no such directory" in told.stderr
 
 
+@one_engine
 def test_no_worker_is_told(shell: Shell, films: str) -> None:
     told = shell("ingest", films, "films.ndjson")
     assert told.returncode == 1

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import pytest
 from feeding import Stranger, passed, wrong
-from filling import draining, films, held, made, own_log
+from filling import draining, films, held, made, one_engine, own_log
 from homes import open_home, until
 from servers import HEAP
 from test_cli import Shell
@@ -237,10 +237,11 @@ class Process:
     def end(self, how: signal.Signals) -> tuple[int, list[dict[str, Any]], str]:
         """Exit code, the lines that were told, and the messages."""
         self.process.send_signal(how)
-        told, said = self.process.communicate(timeout=60)
+        told, said = self.process.communicate(timeout=120)
         return self.process.returncode, [orjson.loads(line) for line in told.splitlines()], said
 
 
+@one_engine
 def test_a_killed_process_leaves_nothing_undone_and_a_stopped_one_finishes_its_batch(
     engine: Engine, engine_url: str, target: Target, log: RedisLog, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -301,6 +302,23 @@ def test_lanes_have_one_order_and_live_events_go_first(log: EventLog, index: str
     assert positions_of(log.take(index, "a", 3, 60, lanes=["live", "backfill"])) == [late]
     log.settle(index, [early, *live])
     assert log.backlog(index) == Backlog(0, 1, late)
+
+
+def test_the_head_is_beyond_all_that_was_given_and_before_all_that_comes(log: EventLog, index: str) -> None:
+    assert log.head(index) is None
+    given: list[str] = []
+    lanes: tuple[Lane, ...] = ("backfill", "live", "updates", "live", "backfill")
+    for lane in lanes:
+        given += log.append(change(index, 2) if lane == "updates" else events(index, 2), lane=lane)
+        assert log.head(index) == given[-1]
+    log.settle(index, given)
+    with closing(same_log(log)) as another:
+        assert another.head(index) == given[-1]
+    (later,) = log.append(events(index, 1), lane="backfill")
+    assert version_of(later) > version_of(given[-1])
+    assert log.head(index) == later
+    log.forget(index)
+    assert log.head(index) is None
 
 
 def change(index: str, count: int) -> list[Event]:

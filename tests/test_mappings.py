@@ -6,11 +6,13 @@ import json
 from threading import Thread
 from typing import Any
 
+import numpy as np
 import pytest
 
 from knnex.engines import Engine, Request
-from knnex.errors import IndexMissing, SpecMismatch, UnsupportedByEngine
-from knnex.mappings import META, Resolved, Stored, create, drop, find, load, load_spec
+from knnex.errors import IndexMissing, RequestRejected, SpecMismatch, UnsupportedByEngine
+from knnex.mappings import META, Resolved, Stored, create, differing, drop, find, load, load_spec
+from knnex.query import Query, plan, search
 
 RESOLVED = {"v": Resolved(dims=64, fingerprint="f" * 32)}
 
@@ -98,9 +100,80 @@ def test_int8_quantization(engine: Engine, index_name: str) -> None:
 
 
 @pytest.mark.feature("Vectors quantized to 1 bit")
-@pytest.mark.never("opensearch", reason="the lucene engine quantizes to 7 bits; binary needs faiss")
+@pytest.mark.never(
+    "opensearch", reason="the embedded distribution lacks the native library; a full 3.6 has it", embedded=True
+)
 def test_binary_quantization(engine: Engine, index_name: str) -> None:
     create_index(engine, index_name, embedding={"quantization": "binary"})
+
+
+@pytest.mark.feature("Inner products of vectors that are not of unit length")
+def test_max_inner_product_scores_the_same_everywhere(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(engine, index_name, embedding={"similarity": "max_inner_product"})
+    for id_, length in (("short", 1.0), ("long", 3.0), ("opposite", -2.0)):
+        body = {"title": id_, "v": [length] + [0.0] * 63}
+        engine.send(Request("PUT", f"/{stored.index}/_doc/{id_}", {"refresh": "true"}, body))
+    hits = engine.run(search(plan(Query().semantic("v", vector=[1.0] + [0.0] * 63), stored, engine.dialect, _no_texts)))
+    assert [(hit.id, pytest.approx(hit.score)) for hit in hits] == [("long", 4.0), ("short", 2.0), ("opposite", 1 / 3)]
+
+
+def _no_texts(name: str, texts: Any) -> Any:
+    raise LookupError(f"nothing is encoded for {name}: {texts}")
+
+
+@pytest.mark.feature("Exact search of small indexes")
+@pytest.mark.never("opensearch", reason="its method flat compares vectors of 1 bit and is not exact")
+def test_a_flat_index_is_exact(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(engine, index_name, embedding={"index": "flat"})
+    rows = np.random.default_rng(5).normal(size=(300, 64))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    lines: list[Any] = []
+    for position, row in enumerate(rows):
+        lines += [{"index": {"_id": str(position)}}, {"v": row.tolist()}]
+    engine.send(Request("POST", f"/{stored.index}/_bulk", {"refresh": "true"}, tuple(lines)))
+    for query in rows[:5] + 0.1:
+        hits = engine.run(search(plan(Query().semantic("v", vector=query), stored, engine.dialect, _no_texts)))
+        assert [hit.id for hit in hits] == [str(one) for one in np.argsort(-rows @ query)[: len(hits)]]
+
+
+@pytest.mark.feature("Vectors of 16-bit floats")
+@pytest.mark.never("opensearch", reason="knn_vector has float; engine: faiss compresses to fp16")
+def test_bfloat16(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(engine, index_name, embedding={"element_type": "bfloat16"})
+    live = engine.send(Request("GET", f"/{stored.index}/_mapping")).body[stored.index]["mappings"]["properties"]["v"]
+    assert live["element_type"] == "bfloat16"
+
+
+def test_settings_and_mapping_are_passed_on(engine: Engine, index_name: str) -> None:
+    stored, _ = create_index(
+        engine,
+        index_name,
+        settings={"number_of_shards": 2, "index": {"refresh_interval": "7s"}, "index.number_of_replicas": 0},
+        mapping={"dynamic": "strict", "_routing": {"required": True}},
+        fields={"id": {"type": "keyword"}, "title": {"type": "text"}},
+    )
+    live = engine.send(Request("GET", f"/{stored.index}", {"flat_settings": "true"})).body[stored.index]
+    assert (
+        stored.spec.index_settings().items()
+        <= {name: int(value) if value.isdigit() else value for name, value in live["settings"].items()}.items()
+    )
+    assert (live["mappings"]["dynamic"], live["mappings"]["_routing"]) == ("strict", {"required": True})
+    with pytest.raises(RequestRejected, match="routing is required"):
+        engine.send(Request("PUT", f"/{stored.index}/_doc/1", body={"title": "x"}))
+    with pytest.raises(RequestRejected, match="strict"):
+        engine.send(Request("PUT", f"/{stored.index}/_doc/1", {"routing": "1"}, {"titel": "x"}))
+
+
+def test_a_spec_stored_before_these_options_is_the_same_spec(engine: Engine, index_name: str) -> None:
+    """The options that came later have defaults, which say what was so before."""
+    stored, _ = create_index(engine, index_name)
+    meta = engine.send(Request("GET", f"/{index_name}/_mapping")).body[stored.index]["mappings"]["_meta"][META]
+    assert meta["spec"] == {
+        "index": index_name,
+        "fields": {"title": {"type": "text"}, "year": {"type": "integer"}},
+        "embeddings": {"v": {"source": "{title}", "encoder": "any"}},
+    }
+    assert differing(stored, engine.run(load(index_name))) == []
 
 
 @pytest.mark.feature("Parent and child documents")

@@ -237,12 +237,12 @@ def test_only_the_unsafe_index_waits(engine: Engine, log: RedisLog, index_name: 
     try:
         for index in (index_name, other):
             log.append([Event(index, "1", "upsert", {"id": "1", "title": "the cat"})])
-        assert drain(log, Targets(engine, log=log), consumer="me", lease=0.1).written == 1
+        assert drain(log, Targets(engine, log=log), consumer="me", lease=0.5).written == 1
         reason = log.paused(index_name) or ""
         assert target.stored.index in reason
         assert log.paused(other) is None
         do(engine, reason)
-        until(lambda: drain(log, Targets(engine, log=log), consumer="me", lease=0.1).written == 1)
+        until(lambda: drain(log, Targets(engine, log=log), consumer="me", lease=0.5).written == 1)
         assert log.paused(index_name) is None
     finally:
         log.forget(other)

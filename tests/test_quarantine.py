@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from deadly import RESOLVED, Deadly, DeadlyTargets, deadly_spec, deadly_target
-from filling import films, held, own_log
+from filling import films, held, one_engine, own_log
 
 from knnex.encoders import TextEncoder, VectorCache, resolve
 from knnex.engines import Engine
@@ -151,7 +151,7 @@ def test_an_event_is_not_to_blame_where_no_process_can_be_had(quarantine: Quaran
 
 def test_an_idle_process_ends_and_another_one_is_started() -> None:
     target = deadly_target()
-    with Quarantine(idle=0.5) as quarantine:
+    with Quarantine(idle=2.0) as quarantine:
         quarantine.warm(target)
         first = quarantine.pid
         assert first
@@ -234,10 +234,11 @@ logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 log = RedisLog(sys.argv[2])
 targets = DeadlyTargets(open_engine(sys.argv[1], Access()), Path(sys.argv[4]))
 while log.backlog(sys.argv[3]).total:
-    drain(log, targets, consumer=str(os.getpid()), lease=1.0, batch=100, deadline=3.0)
+    drain(log, targets, consumer=str(os.getpid()), lease=2.0, batch=100, deadline=6.0)
 """
 
 
+@one_engine
 def test_killers_are_buried_after_three_deaths_at_most_and_their_neighbours_go_in(
     engine: Engine, engine_url: str, index_name: str, log: RedisLog, tmp_path: Path
 ) -> None:
@@ -279,6 +280,7 @@ def test_updates_stay_in_their_order_where_one_is_suspect(engine: Engine, index_
     assert (one.event.op, one.event.document) == ("update", {"title": "KILL"})
 
 
+@one_engine
 def test_a_worker_serves_others_while_one_document_hangs_and_lets_go_when_it_stops(
     engine: Engine, index_name: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -287,7 +289,7 @@ def test_a_worker_serves_others_while_one_document_hangs_and_lets_go_when_it_sto
     log.append([event("HANG", "1", index_name), event("film", "2", index_name)])
     log.take(index_name, "dead", 2, 0.5)
     stop = threading.Event()
-    options: dict[str, Any] = {"lease": 0.5, "stop": stop, "deadline": 600.0}
+    options: dict[str, Any] = {"lease": 3.0, "stop": stop, "deadline": 600.0}
     reports: list[Any] = []
 
     def work() -> None:

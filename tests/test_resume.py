@@ -118,7 +118,8 @@ def test_a_process_killed_again_and_again_sends_each_document_once(
 ) -> None:
     three_kinds(tmp_path)
     words = [sys.executable, "-m", "knnex", "ingest", spec.index, "a.ndjson", "b.csv.gz", "c.parquet", "--json"]
-    environment = {**os.environ, "KNNEX_URL": engine_url, "KNNEX_REDIS_URL": log.url}
+    # It is never far ahead of those who drain here: wherever this process is held up, it waits.
+    environment = {**os.environ, "KNNEX_URL": engine_url, "KNNEX_REDIS_URL": log.url, "KNNEX_MAX_WAITING": "1000"}
     options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE}
     reached: list[int] = []
     with draining(log, engine):

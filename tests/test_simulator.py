@@ -116,15 +116,15 @@ def no_barrier(patch: pytest.MonkeyPatch) -> Scenario:
 
 def own_versions(patch: pytest.MonkeyPatch) -> Scenario:
     """The engine counts, instead of comparing: what is written last wins."""
-    from simulator.engine import MemoryEngine
+    from simulator.shard import Shard
 
-    index = MemoryEngine._index
+    index = Shard._index
 
     def counting(self: Any, id_: str, action: Any, source: Any) -> Any:
         held = self.documents.get(id_)
         return index(self, id_, action | {"version": held["version"] + 1 if held else 1}, source)
 
-    patch.setattr(MemoryEngine, "_index", counting)
+    patch.setattr(Shard, "_index", counting)
     return Scenario()
 
 
@@ -155,22 +155,22 @@ def blind_retry(patch: pytest.MonkeyPatch) -> Scenario:
 
 def max_seen(patch: pytest.MonkeyPatch) -> Scenario:
     """The feed goes on from the highest number that was seen, over writes that were begun earlier and are not done."""
-    from simulator.engine import MemoryEngine
+    from simulator.shard import Shard
 
-    patch.setattr(MemoryEngine, "checkpoint", property(lambda self: self.next_seq_no - 1))
+    patch.setattr(Shard, "checkpoint", property(lambda self: self.next_seq_no - 1))
     return Scenario(foreign=10)
 
 
 def upsert_enrichment(patch: pytest.MonkeyPatch) -> Scenario:
     """A vector is written whether its document is there or not."""
-    from simulator.engine import MemoryEngine
+    from simulator.shard import Shard
 
-    update = MemoryEngine._update
+    update = Shard._update
 
     def upserting(self: Any, id_: str, action: Any, body: Any) -> Any:
         return update(self, id_, {"_id": id_}, body | {"doc_as_upsert": True})
 
-    patch.setattr(MemoryEngine, "_update", upserting)
+    patch.setattr(Shard, "_update", upserting)
     return Scenario(foreign=10)
 
 

@@ -57,18 +57,34 @@ WRONG = {
     "unknown choice": (
         "similarity: cosine",
         "similarity: cosin",
-        r"line 14: embeddings.plot_vector.similarity: .*'cosine'",
+        r"line 14: embeddings.plot_vector.similarity: 'cosin' is not one of cosine, .*, did you mean 'cosine'\?",
     ),
     "overlap": ("overlap: 32", "overlap: 200", r"line 13: embeddings.plot_vector.chunk: overlap 200 is more than half"),
     "source without a field": ('"{title}. {plot}"', '"plot"', r"line 11: .*source: source 'plot' names no field"),
-    "source of no field": ("{plot}", "{story}", r"source names 'story', which is no field"),
+    "source of no field": (
+        "{plot}",
+        "{plt}",
+        r"line 11: .*source names 'plt', which is no field, did you mean 'plot'\?",
+    ),
     "index name": ("index: movies", "index: My Movies", r"line 2: index: 'My Movies' is no index name"),
     "number": ("{m: 16,", "{m: many,", r"line 15: embeddings.plot_vector.hnsw.m: .*integer"),
-    "join kind": ("kind: parent", "kind: mother", r"line 18: joins.studio: .*'parent'"),
-    "join key": ("children: [movie]", "child: [movie]", r"line 18: joins.studio.child: unknown key"),
+    "join kind": (
+        "kind: parent",
+        "kind: mother",
+        r"line 18: joins.studio: 'mother' is not one of parent, nested, lookup",
+    ),
+    "join key": (
+        "children: [movie]",
+        "child: [movie]",
+        r"line 18: joins.studio.child: unknown key, did you mean 'children'\?",
+    ),
     "indentation": ("  title:", "title:\n   - x:", r"line \d+"),
-    "foreign key": ("field: maker_id", "field: makr_id", r"join 'maker': field names 'makr_id', which is no field"),
-    "name taken": ("  plot_vector:", "  plot:", r"embedding 'plot' has the name of a field"),
+    "foreign key": (
+        "field: maker_id",
+        "field: makr_id",
+        r"line 20: joins.maker.field: join 'maker': field names 'makr_id', .*'maker_id'\?",
+    ),
+    "name taken": ("  plot_vector:", "  plot:", r"line 10: embeddings.plot: embedding 'plot' has the name of a field"),
 }
 
 
@@ -106,7 +122,9 @@ ODD: dict[str, tuple[Any, str]] = {
     "a truth for a name": ("index: a\nfields:\n  on: {type: keyword}\n", "a name must be text"),
     "a type alone": ("index: a\nfields: {t: text}\n", r"line 2: fields.t: 'text' has no type; write t: \{type: text\}"),
     "a join without kind": ({**PLAIN, "joins": {"j": {"field": "t"}}}, "joins.j: kind is missing"),
-    "no JSON": ({**PLAIN, "settings": {"x": object()}}, "Unable to serialize"),
+    "no JSON": ({**PLAIN, "settings": {"x": object()}}, "settings.x: <object object .* is no JSON value"),
+    "a day": ("index: a\nfields: {}\nsettings:\n  x: 2024-01-02\n", "line 4: settings.x: .* put a date in quotes"),
+    "no number": ({**PLAIN, "settings": {"x": float("nan")}}, "settings: JSON has no nan"),
     "an empty name": ({**PLAIN, "fields": {"": {"type": "text"}}}, "a name is empty"),
     "no id": ({**PLAIN, "id": ""}, "id: String should have at least 1 character"),
     "what knnex keeps": (

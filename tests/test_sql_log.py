@@ -194,7 +194,7 @@ def test_no_event_is_lost_with_processes_that_are_killed_while_they_take(log: Sq
     # A database ends what a dead client has begun as soon as it notices.
     done = log.counts(index).get("written", 0)
     assert log.backlog(index).total == len(positions) - done
-    left, until = log.backlog(index).total, time.monotonic() + 30
+    left, until = log.backlog(index).total, time.monotonic() + 60
     found: set[str] = set()
     while len(found) < left and time.monotonic() < until:
         taken = log.take(index, "last", 100, 0.3)

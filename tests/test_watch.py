@@ -196,16 +196,16 @@ def test_metrics_of_a_log(log: RedisLog, index_name: str) -> None:
 def test_metrics_are_served(log: RedisLog, index_name: str) -> None:
     log.append([film(index_name, 1)])
     with serve(log, "127.0.0.1", 0) as url:
-        told = urllib.request.urlopen(url, timeout=10).read().decode()
+        told = urllib.request.urlopen(url, timeout=60).read().decode()
         assert f'knnex_events_waiting{{index="{index_name}",lane="live"}} 1.0' in told
         log.append([film(index_name, 2)])
-        assert 'lane="live"} 2.0' in urllib.request.urlopen(url, timeout=10).read().decode()
+        assert 'lane="live"} 2.0' in urllib.request.urlopen(url, timeout=60).read().decode()
 
 
 def test_a_scrape_fails_where_the_log_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with serve(RedisLog("redis://127.0.0.1:9/0"), "127.0.0.1", 0) as url:
         with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(url, timeout=10)
+            urllib.request.urlopen(url, timeout=60)
         caught.value.close()
     assert caught.value.code == 500
 
@@ -276,7 +276,7 @@ def test_watch_prints_lines_where_there_is_no_terminal(knnex: Command, log: Redi
     lines = [watching.stdout.readline().decode() for _ in range(3)]
     watching.send_signal(signal.SIGINT)
     watching.stdout.close()
-    assert watching.wait(30) == 0
+    assert watching.wait(60) == 0
     assert all(f"{index_name}: live 1" in line for line in lines)
 
 
@@ -301,10 +301,10 @@ def test_watch_on_a_terminal_goes_on_to_the_end(knnex: Command, log: RedisLog, i
             watching.send_signal(signal.SIGINT)  # what a terminal makes of it
         else:
             os.close(ours)
-        assert watching.wait(30) == 0 or end != "Ctrl-C"
+        assert watching.wait(60) == 0 or end != "Ctrl-C"
     finally:
         watching.kill()
-        watching.wait(30)
+        watching.wait(60)
     if end == "Ctrl-C":
         os.close(ours)
 
@@ -343,10 +343,10 @@ def test_metrics_on_the_command_line(knnex: Command, log: RedisLog, index_name: 
     assert serving.stderr
     url = re.search(r"http://\S+", serving.stderr.readline().decode())
     assert url
-    assert index_name in urllib.request.urlopen(url[0], timeout=10).read().decode()
+    assert index_name in urllib.request.urlopen(url[0], timeout=60).read().decode()
     serving.send_signal(signal.SIGINT)
     serving.stderr.close()
-    assert serving.wait(30) == 0
+    assert serving.wait(60) == 0
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "metrics", "pause", "resume"])

@@ -13,12 +13,13 @@ from typing import Any
 import orjson
 import pytest
 from crew import Process, running
-from filling import films, held, made, own_log, settled
+from filling import films, held, made, one_engine, own_log, settled
 from homes import open_home, until
 
 from knnex.encoders import VectorCache
 from knnex.engines import Engine
-from knnex.engines.embedded import status, up
+from knnex.engines.embedded import EmbeddedServer, start_redis
+from knnex.engines.embedded.redis import free_port
 from knnex.errors import EngineUnreachable, LogUnavailable, SettingsError
 from knnex.ingest import Event, RedisLog, ingest
 from knnex.mappings import create, load_spec
@@ -121,13 +122,15 @@ def test_a_killed_worker_loses_nothing(
     assert len(held(engine, index_name)) == 150
 
 
+@one_engine
 def test_models_are_loaded_before_they_are_needed_and_a_redis_killed_in_the_middle_loses_nothing(
     engine: Engine, engine_url: str, index_name: str, minilm: str, tmp_path: Path
 ) -> None:
     spec = films(index_name, minilm)
     made(engine, spec)
     with open_home() as home:
-        log = RedisLog(str(up("redis", home=home).redis_url))
+        redis = start_redis(home=home, port=(port := free_port()), keep="redis")
+        log = RedisLog(redis.url)
         log.settle(index_name, log.append([Event(index_name, "0", "upsert", {"id": 0})]))
         reports: list[Any] = []
 
@@ -138,17 +141,17 @@ def test_models_are_loaded_before_they_are_needed_and_a_redis_killed_in_the_midd
                 go.wait() if number == 150 else None
 
         sent, go = threading.Event(), threading.Event()
-        producer = threading.Thread(target=lambda: reports.append(ingest(engine, spec, documents(), log, patience=30)))
+        producer = threading.Thread(target=lambda: reports.append(ingest(engine, spec, documents(), log, patience=100)))
         with running(engine_url, log, tmp_path, LEASE=1, BATCH=10) as worker:
             worker.until(lambda: any(facts["model"] == minilm for facts in log.workers().values()))
             producer.start()
             sent.wait()
-            kill_redis(home)
+            kill(redis)
             go.set()
-            assert up("redis", home=home).redis_url == log.url
+            redis = start_redis(home=home, port=port, keep="redis")
             worker.until(lambda: bool(reports))
             producer.join()
-            kill_redis(home)
+            kill(redis)
             assert worker.end(signal.SIGTERM) == 0
             assert "Traceback" not in worker.output.read_text()
         log.close()
@@ -156,12 +159,12 @@ def test_models_are_loaded_before_they_are_needed_and_a_redis_killed_in_the_midd
     assert len(held(engine, index_name)) == 300
 
 
-def kill_redis(home: Path) -> None:
-    (server,) = status(home)
+def kill(server: EmbeddedServer) -> None:
     os.kill(server.pid, signal.SIGKILL)
-    until(lambda: not status(home)[0].alive)
+    until(lambda: not server.alive())
 
 
+@one_engine
 def test_an_index_that_cannot_be_opened_stops_no_preloading(
     engine: Engine, engine_url: str, index_name: str, minilm: str, log: RedisLog, tmp_path: Path
 ) -> None:
@@ -201,6 +204,7 @@ def test_the_sweeper_outlives_an_error_nobody_foresaw(
     log.retire(index_name)
 
 
+@one_engine
 def test_a_worker_told_to_stop_finishes_its_batch(
     engine: Engine, engine_url: str, index_name: str, log: RedisLog, tmp_path: Path
 ) -> None:

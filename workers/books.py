@@ -95,13 +95,14 @@ class Books:
                 kept = [one for one in done.buried if one.event.op == "update"]
                 done = replace(done, failed=(*done.failed, *refused), buried=tuple(kept))
         failed = {casualty.event.position for casualty in done.failed}
+        behind = {casualty.event.position for casualty in done.behind}
         attempts = {one.position: one.deliveries for one in taken}
         buried = [
             Buried(at, casualty.event, casualty.reason, attempts.get(at, 1))
-            for casualty in done.buried
+            for casualty in (*done.buried, *done.refused_beside)
             if (at := casualty.event.position)
         ]
-        settled = [one.position for one in taken if one.position not in failed]
+        settled = [one.position for one in taken if one.position not in failed | behind]
         self.log.settle(target.alias, settled, buried, done.counts)
         self.figures.record(
             target.alias, settled, done, encode_seconds=encoding, write_seconds=writing, now=self.log.now()
@@ -111,6 +112,8 @@ class Books:
             self.rest(target.alias, EngineError(done.failed[0].reason))
         if failed:
             self.hand_back(target.alias, [one for one in taken if one.position in failed], BUSY_DELAY)
+        if behind:
+            self.wait_beside(target, [one for one in taken if one.position in behind], done.behind[0].reason)
         self.add(
             DrainReport(
                 written=done.written,
@@ -160,9 +163,23 @@ class Books:
         if self.log.rest(index, str(error), RESTING_TOLD):
             log.warning("%s rests for a while: %s", index, error, extra={"action": "index_resting", "index": index})
 
+    def wait_beside(self, target: Target, taken: Sequence[Delivered], reason: str) -> None:
+        """Hand back what the index has and a version index beside it has not; the index itself goes on."""
+        index = target.alias
+        self.figures.retried(index, len(taken))
+        self.give_back(index, taken, UNUSABLE_DELAY if target.shut else BUSY_DELAY)
+        if self.log.rest(index, reason, RESTING_TOLD):
+            log.warning(
+                "%d documents of %s wait for its next version: %s",
+                len(taken),
+                index,
+                reason,
+                extra={"action": "beside_waits", "index": index},
+            )
+
     @staticmethod
     def _tell(index: str, done: BatchReport, taken: int, took: float) -> None:
-        for casualty in done.buried:
+        for casualty in (*done.buried, *done.refused_beside):
             log.warning(
                 "Buried %s of %s: %s",
                 casualty.event.id,
@@ -192,7 +209,7 @@ class Books:
                 "wrote": done.written,
                 "deleted": done.deleted,
                 "stale": done.stale,
-                "buried": len(done.buried),
+                "buried": len(done.buried) + len(done.refused_beside),
                 "encoded": done.encoded,
             },
         )

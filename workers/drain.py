@@ -18,7 +18,7 @@ from .. import telemetry
 from ..engines import Engine
 from ..errors import EncoderError, EngineError, KnnexError, LogUnavailable
 from ..ingest import Delivered, Event, EventLog, Lane, Patience, Target
-from ..ingest.apply import apply_updates, prepare_safely, write_prepared
+from ..ingest.apply import apply_updates, prepare_all, write_prepared
 from ..ingest.log import DRAINED
 from ..ingest.positions import split
 from ..ingest.prepare import Prepared
@@ -214,7 +214,7 @@ class _Drain(Books):
 
     def _prepare(self, target: Target, events: Sequence[Event]) -> Prepared:
         with self.heartbeat.encoding(target.alias):
-            return prepare_safely(target, events)
+            return prepare_all(target, events)
 
     def _update(self, target: Target, taken: Sequence[Delivered]) -> None:
         """Apply partial updates: each reads its document first, so that nothing is prepared ahead."""

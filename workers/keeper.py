@@ -25,7 +25,7 @@ from ..encoders import Cache, Encoder, load_matching
 from ..encoders.cached import watched
 from ..errors import EncoderError
 from ..ingest import Event, Target
-from ..ingest.apply import prepare_safely
+from ..ingest.apply import prepare_all
 from ..ingest.prepare import Prepared
 from ..mappings import Stored
 
@@ -45,12 +45,13 @@ class Recipe:
     stored: Stored
     given: Mapping[str, Encoder]
     cache: Cache | None
+    beside: tuple[Recipe, ...] = ()
 
     def target(self) -> Target:
         """The target. Raises ModelUnavailable, ModelMismatch, and whatever the unpickling of encoders does."""
         names = self.stored.spec.embeddings
         encoders = {name: self.given.get(name) or load_matching(self.stored, name) for name in names}
-        return Target(self.alias, self.stored, encoders, self.cache)
+        return Target(self.alias, self.stored, encoders, self.cache, tuple(one.target() for one in self.beside))
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _fork(target: Target, parent: Connection, max_bytes: int | None) -> tuple[in
 def _serve(connection: Connection, target: Target, max_bytes: int | None) -> None:
     """The life of a cell."""
     _die_first()
-    for encoder in target.encoders.values():
+    for encoder in (encoder for one in (target, *target.beside) for encoder in one.encoders.values()):
         with suppress(Exception):  # told when a document needs it
             encoder.encode_documents(["word"])
     if max_bytes is not None:
@@ -211,7 +212,7 @@ def _serve(connection: Connection, target: Target, max_bytes: int | None) -> Non
 
 def _prepared(target: Target, events: Sequence[Event]) -> Outcome:
     try:
-        return Survived(prepare_safely(target, events))
+        return Survived(prepare_all(target, events))
     except EncoderError as error:
         return Raised(str(error), True, error.hint)
     except Exception as error:  # whatever it is, this event alone brings it about

@@ -46,6 +46,11 @@ def check_target(engine: Engine, log: EventLog, stored: Stored) -> None:
         check(engine, log, stored)
 
 
+def check_beside(engine: Engine, log: EventLog, stored: Stored) -> None:
+    """The same of a version index that no alias of the spec points at yet. Raises SpecMismatch."""
+    _durability(engine, log, stored)
+
+
 def check_alias(alias: str) -> Flow[None]:
     """The name must be an alias, of one index, that takes writes: a bulk goes to it under `require_alias`."""
     response = yield Request("GET", f"/_alias/{check_name(alias)}", allow=_ABSENT)
@@ -111,7 +116,8 @@ def _request(actions: list[dict[str, Any]]) -> str:
 
 
 def _alias(engine: Engine, _: EventLog, stored: Stored) -> None:
-    engine.run(check_alias(stored.spec.index))
+    if not stored.attached:
+        engine.run(check_alias(stored.spec.index))
 
 
 def _durability(engine: Engine, _: EventLog, stored: Stored) -> None:

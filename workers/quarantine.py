@@ -44,7 +44,8 @@ def _recipe(target: Target) -> Recipe:
     from ..encoders import TextEncoder
 
     given = {name: encoder for name, encoder in target.encoders.items() if not isinstance(encoder, TextEncoder)}
-    return Recipe(target.alias, target.stored, given, target.cache)
+    beside = tuple(_recipe(other) for other in target.beside)
+    return Recipe(target.alias, target.stored, given, target.cache, beside)
 
 
 class Quarantine:
@@ -95,7 +96,7 @@ class Quarantine:
     def warm(self, target: Target) -> None:
         """Start the process, if there is none, where it may soon be needed; from any thread."""
         with self._opening:
-            if self._process is None and not self._is_refused(target):
+            if self.pid is None and not self._is_refused(target):
                 self._begin_opening(target)
 
     def begin(self, events: Event | Sequence[Event], seconds: float) -> None:

@@ -20,7 +20,7 @@ from typing import Protocol
 from ..engines import Engine
 from ..errors import EncoderError, EngineError, LogUnavailable
 from ..ingest import BatchReport, Delivered, Event, EventLog, Patience, Target
-from ..ingest.apply import prepare_safely, write_prepared
+from ..ingest.apply import prepare_all, write_prepared
 from ..ingest.prepare import Prepared
 from ..ingest.updates import resolve_updates
 from .heartbeat import Heartbeat
@@ -246,7 +246,7 @@ class Suspects:
         """Try an event in this very process, which its death would end."""
         try:
             with self._heartbeat.encoding(target.alias):
-                return Survived(prepare_safely(target, [event]))
+                return Survived(prepare_all(target, [event]))
         except EncoderError as error:
             return Raised(str(error), True, error.hint)
         except Exception as error:  # whatever it is, this event alone brings it about
@@ -286,6 +286,8 @@ class Suspects:
             done,
             buried=tuple(replace(casualty, event=one.event) for casualty in done.buried),
             failed=tuple(replace(casualty, event=one.event) for casualty in done.failed),
+            refused_beside=tuple(replace(casualty, event=one.event) for casualty in done.refused_beside),
+            behind=tuple(replace(casualty, event=one.event) for casualty in done.behind),
         )
 
     def _settle(self, target: Target, one: Delivered, write: Callable[[], BatchReport]) -> None:

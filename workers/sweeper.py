@@ -21,6 +21,8 @@ ANNOUNCE_EVERY, ANNOUNCE_TTL = 3.0, 10.0
 SWEEP_EVERY, SHORTEST_SWEEP = 1.0, 0.02
 # Events in another worker's hands need no doorbell, unless that worker died: look as often as that.
 SWEEP_PENDING_EVERY = 5.0
+# Those of a silent worker need many: one has to be heard by the process that is ready for them when the lease is over.
+SWEEP_SILENT_EVERY = 1.0
 # A doorbell that was pressed is heard within that time, or lost, or another worker's.
 _HEARD_WITHIN = 1.0
 
@@ -43,7 +45,8 @@ class Sweeper(threading.Thread):
     def __init__(self, worker: Worker, bell: Rings, lives: Callable[[], None] = lambda: None) -> None:
         super().__init__(name="knnex-sweeper", daemon=True)
         self._worker, self._bell, self._lives = worker, bell, lives
-        self._announced = self._looked = self._pressed = 0.0
+        self._announced = self._looked = self._pressed = self._listened = 0.0
+        self._silent: list[str] = []
         self._cut_off = False
 
     def run(self) -> None:
@@ -76,6 +79,12 @@ class Sweeper(threading.Thread):
         if now - self._announced >= ANNOUNCE_EVERY:
             self._worker.log.announce(self._worker.name, self._worker.facts(), ANNOUNCE_TTL)
             self._announced = now
+        if now - self._listened >= SWEEP_SILENT_EVERY:
+            self._listened = now
+            self._silent = self._worker.silent()
+            # A process that forks drains in its children, which look for themselves.
+            if self._silent and self._worker.draining and self._worker.preloads:
+                self._worker.expect(self._silent)
         if self._worker.draining and self._worker.gives_way and self._bell.waiting(INGEST_QUEUE):
             self._worker.stop.give_way(True)
         if now - self._pressed >= _HEARD_WITHIN and self._waiting(now) and not self._bell.waiting():
@@ -84,7 +93,7 @@ class Sweeper(threading.Thread):
 
     def _waiting(self, now: float) -> bool:
         lanes = self._worker.lanes()
-        if undelivered(self._worker.log, lanes):
+        if self._silent or undelivered(self._worker.log, lanes):
             return True
         if now - self._looked >= SWEEP_PENDING_EVERY:
             self._looked = now

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..encoders import open_cache
 from ..engines import Engine, open_engine
 from ..engines.places import access, engine_url, log_url
 from ..errors import KnnexError
-from ..ingest import EventLog, Lane, open_log
+from ..ingest import EventLog, Lane, Target, open_log
 from ..ingest.log import DRAINED
 from ..settings import Settings
 from .books import DrainReport
@@ -32,6 +33,10 @@ log = logging.getLogger(__name__)
 #: Seconds after which a drain ends, so that a worker which does one thing at a time gets to other tasks.
 LONGEST_DRAIN = 30.0
 _LOOK_IDLE = 0.1
+# Of the lease, after which a worker that was not heard of is given up for dead: its heartbeat comes every third of it.
+_SILENT = 0.5
+# Seconds for which the events of a silent worker are another's if nothing is heard of that one.
+_SHORTEST_HOLD = 2.0
 # Of a worker's rate, how much the newest drain weighs.
 _NEWEST = 0.3
 
@@ -114,6 +119,8 @@ class Worker:
             return False
         try:
             self.stop.give_way(False)
+            if self._left_to_another():
+                return False
             began = time.monotonic()
             done = self._drain(self.lanes())
             took = time.monotonic() - began
@@ -127,8 +134,7 @@ class Worker:
         return drain(
             self.log,
             self.targets,
-            # Of this very process, whatever it is called: claims on events are told apart by it.
-            consumer=f"{socket.gethostname()}-{os.getpid()}",
+            consumer=self._consumer,
             seconds=LONGEST_DRAIN,
             batch=self.settings.batch,
             lease=self.settings.lease,
@@ -138,6 +144,46 @@ class Worker:
             quarantine=self.quarantine,
             deadline=self.settings.deadline,
         )
+
+    @property
+    def _consumer(self) -> str:
+        """Of this very process, whatever it is called: claims on events are told apart by it."""
+        return f"{socket.gethostname()}-{os.getpid()}"
+
+    def silent(self) -> list[str]:
+        """The indexes of which a worker has events that was not heard of for half a lease: perhaps it died on them."""
+        return [index for index in self.log.indexes() if self._is_silent(index)]
+
+    def _is_silent(self, index: str) -> bool:
+        """Not counting what nobody works on for now, and what is not for this worker."""
+        log, seconds = self.log, self.settings.lease * _SILENT
+        if not log.silent(index, seconds) or log.paused(index):
+            return False
+        return any(log.silent(index, seconds, lane) for lane in self.lanes() if not log.paused(index, lane))
+
+    def expect(self, silent: Sequence[str], target_of: Callable[[str], Target | None] | None = None) -> bool:
+        """Start the process in which the events of silent workers will be tried, so that it is there when the lease is
+        over; whether this process is to do so. Of all workers one process does for each index."""
+        seconds = max(_SHORTEST_HOLD, self.settings.lease * _SILENT)
+        mine = [index for index in silent if self.log.hold(f"suspects:{index}", self._consumer, seconds)]
+        for index in mine:
+            if target := (target_of or self.targets.known)(index):
+                self.quarantine.warm(target)
+        return bool(mine)
+
+    def _left_to_another(self) -> bool:
+        """Whether nothing waits but events of silent workers, and another process is ready for these."""
+        silent = self.silent()
+        if not silent or self.expect(silent, self._opened):
+            return False
+        return not any(self.log.backlog(index).undelivered for index in self.log.indexes())
+
+    def _opened(self, index: str) -> Target | None:
+        try:
+            return self.targets.get(index)
+        except KnnexError as error:  # a drain says so, should there be anything to do for this index
+            log.debug("%s cannot be opened: %s", index, error, extra={"action": "preload_failed"})
+            return None
 
     def _measure(self, done: DrainReport, took: float) -> None:
         if worked := done.taken - done.handed_back:
@@ -160,12 +206,9 @@ class Worker:
                 pass
             if self.stop.stopping:
                 return
-            try:
-                target = self.targets.get(index)
-                if self.log.backlog(index).pending:  # perhaps a worker died on them
-                    self.quarantine.warm(target)
-            except KnnexError as error:  # a drain says so, should there be anything to do for this index
-                log.debug("No model preloaded for %s: %s", index, error, extra={"action": "preload_failed"})
+            target = self._opened(index)
+            if target and self.log.backlog(index).pending:  # perhaps a worker died on them
+                self.quarantine.warm(target)
 
     def facts(self) -> dict[str, Any]:
         """What others may know of this worker; `rate` is documents per second while it works, over all processes."""

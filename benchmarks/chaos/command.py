@@ -29,7 +29,7 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {
     "soak": Scenario("G1", lambda on, size, seed, told: soak.soak(on, soak.SOAK[size], seed, told)),
     "redelivery": Scenario(
-        "G3", lambda on, size, seed, _: soak.redelivery(on, seed, **soak.REDELIVERY[size])
+        "G3", lambda on, size, seed, told: soak.redelivery(on, seed, told=told, **soak.REDELIVERY[size])
     ),
     "links": Scenario("G2", lambda on, size, seed, told: links.links(on, seed, told=told, **links.SIZES[size])),
     "poison": Scenario("G7", lambda on, size, seed, told: poison.poison(on, seed, told=told, **poison.SIZES[size])),

@@ -95,7 +95,9 @@ class Crew:
     ) -> None:
         self.stage, self.how, self.concurrency = stage, how, concurrency
         ours = {"url": stage.url, "redis_url": stage.redis_url, "home": stage.home, "cache_dir": stage.home / "cache"}
-        extra = settings.pop("environment", {})
+        extra = dict(settings.pop("environment", {}))
+        if "PYTHONPATH" in extra and (path := os.environ.get("PYTHONPATH")):
+            extra["PYTHONPATH"] += os.pathsep + path
         self.environment = {f"KNNEX_{key.upper()}": str(value) for key, value in (ours | settings).items()}
         self.environment |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", **extra}
         self.members = [Member(pool, stage.home / f"worker-{place}.log") for place, pool in enumerate(pools)]

@@ -75,9 +75,16 @@ class Recovery(threading.Thread):
             return [one for one, found in zip(ids, pipeline.execute(), strict=True) if found]
 
     def stop(self) -> None:
-        """No more."""
+        """No more; doing it twice changes nothing."""
         self._over.set()
         self.join()
+
+    def __enter__(self) -> Recovery:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def figures(self) -> dict[str, float]:
         """Seconds, over the kills whose worker had events in its hands."""

@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,15 +94,29 @@ class Soak:
         }[name]()  # fmt: skip
         self.done[name] += 1
 
-    def someone(self, has: Callable[[Member], bool] = lambda _: True) -> Member:
+    def someone(self) -> Member:
         """A worker at its work, of those that may be touched."""
-        able = [one for one in self.crew.members if one is not self.witness and one.code() is None and has(one)]
+        able: list[Member] = []
+
+        def found() -> bool:
+            able[:] = [one for one in self.crew.members if one is not self.witness and one.code() is None]
+            return bool(able)
+
+        await_state(found, 120, "a worker that runs")
         return self.chance.choice(able)
 
     def child(self) -> None:
-        await_state(lambda: any(one.children() for one in self.crew.members), 120, "a pool with processes")
-        member = self.someone(lambda one: bool(one.children()))
-        pids = member.children()
+        pids: list[int] = []
+
+        def found() -> bool:
+            # Asked once: a pool that had processes a moment ago may have none, as its main process was just replaced.
+            nonlocal pids
+            pools = [(one, one.children()) for one in self.crew.members if one is not self.witness]
+            able = [children for one, children in pools if children and one.code() is None]
+            pids = self.chance.choice(able) if able else []
+            return bool(pids)
+
+        await_state(found, 120, "a pool with processes")
         busy = [pid for pid in pids if self._held(pid)]
         pid = self.chance.choice(busy or pids)
         held = self._held(pid)
@@ -141,10 +156,10 @@ def soak(stage: Stage, plan: Plan, seed: int, told: Callable[[str], None] = lamb
     half = plan.events // 2
     events = mixed(versioned(VERSIONED, half, seed), ordered(ORDERED, plan.events - half, seed))
     started = time.monotonic()
-    with Crew(stage, plan.pools, lease=plan.lease, batch=plan.batch) as crew:
+    with Crew(stage, plan.pools, lease=plan.lease, batch=plan.batch) as crew, ExitStack() as watching:
         run = Soak(stage, crew, plan, seed)
         producer = Producer(stage, oracle, events, allowed=run.allowed, seed=seed)
-        run.recovery.start()
+        watching.enter_context(run.recovery)
         producer.start()
         memory = []
         for number, action in enumerate(run.actions):
@@ -156,9 +171,8 @@ def soak(stage: Stage, plan: Plan, seed: int, told: Callable[[str], None] = lamb
                 memory.append(run.witness.rss())
         last = time.monotonic()
         producer.finish(patience=240)
-        drained = stage.drained(VERSIONED, ORDERED, patience=300) and time.monotonic() - last
+        drained = stage.drained(VERSIONED, ORDERED, patience=900) and time.monotonic() - last
         await_state(lambda: run.recovery.waiting == 0, 60, "the events of the killed")
-        run.recovery.stop()
         outcome.figures |= {"exits": dict(crew.exits), "crashes told": crew.written().count("Traceback")}
     for target in targets:
         audit(stage, oracle, target, outcome.audit)
@@ -181,13 +195,14 @@ def _flat(outcome: Outcome, memory: Sequence[int]) -> None:
     outcome.goal(late <= early * GROWTH, f"memory grew from {early >> 20} to {late >> 20} MB")
 
 
-def redelivery(stage: Stage, seed: int, *, kills: int, lease: float, within: float, events: int = 4000) -> Outcome:
+def redelivery(
+    stage: Stage, seed: int, *, kills: int, lease: float, within: float, events: int = 4000,
+    told: Callable[[str], None] = lambda _: None,
+) -> Outcome:  # fmt: skip
     """Kills of workers that have events in their hands, and how long those take: `within` seconds at most."""
     outcome, oracle, index = Outcome(), Oracle(), "chaos-redelivery"
     target = stage.films(index)
-    with Crew(stage, ["solo", "prefork"], lease=lease, batch=64, concurrency=1) as crew:
-        watch = Recovery(stage)
-        watch.start()
+    with Crew(stage, ["solo", "prefork"], lease=lease, batch=64, concurrency=1) as crew, Recovery(stage) as watch:
         source = ordered(index, events * kills, seed)
         allowed = [0.0]
         producer = Producer(stage, oracle, source, allowed=lambda: allowed[0], seed=seed)
@@ -209,9 +224,9 @@ def redelivery(stage: Stage, seed: int, *, kills: int, lease: float, within: flo
                 crew.kill(member)
             watch.watch(held)
             await_state(lambda: watch.waiting == 0, lease * 4 + 60, lambda: f"their events\n{crew.written()[-3000:]}")
+            told(f"{number + 1:>4} of {kills}: {member.pool}, {watch.seconds[-1]:.1f} s" if watch.seconds else "")
         producer.finish(60)
         stage.drained(index)
-        watch.stop()
     audit(stage, oracle, target, outcome.audit)
     outcome.figures |= {"lease": lease, "redelivery": watch.figures(), **outcome.audit.figures()}
     p95 = sorted(watch.seconds)[int(len(watch.seconds) * 0.95)]

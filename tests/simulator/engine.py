@@ -1,39 +1,48 @@
-"""An engine in memory: one shard, external versions, deletes that are forgotten at a restart, writes that overtake."""
+"""An engine in memory: indexes, their aliases, and the document by which coordinators lock each other out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import orjson
 
 from knnex.engines import Flow, Request, Response
 from knnex.engines.elasticsearch import Elasticsearch
+from knnex.engines.gate import refused
 from knnex.engines.wire import drive
 from knnex.errors import EngineBusy, EngineUnreachable
 
 from .schedule import Schedule
+from .shard import Document, Shard
 
 T = TypeVar("T")
-Document = dict[str, Any]
+
+
+class Refusal(Exception):
+    """An answer of status 400 or above."""
+
+    def __init__(self, status: int, kind: str, reason: str) -> None:
+        self.status, self.body = status, {"error": {"type": kind, "reason": reason}, "status": status}
+        super().__init__(reason)
 
 
 class MemoryEngine:
     """`send` answers the requests that knnex sends while it ingests; each item of a bulk is a step of its own."""
 
-    def __init__(self, schedule: Schedule, index: str, faults: float) -> None:
-        self.schedule, self.index, self.faults = schedule, index, faults
+    def __init__(self, schedule: Schedule, index: str, faults: float, alias: str = "films") -> None:
+        self.schedule, self.alias, self.faults = schedule, alias, faults
         self.dialect = Elasticsearch((9, 5, 0))
-        self.documents: dict[str, Document] = {}
-        self.searchable: dict[str, Document] = {}
-        # Versions of hard deletes: kept in memory only, as engines do.
-        self.deleted: dict[str, int] = {}
-        self.next_seq_no = 0
-        self.in_flight: set[int] = set()
         self.violations: list[str] = []
+        self.indexes = {index: Shard(schedule, index, self.violations)}
+        self.aliases: dict[str, dict[str, Document]] = {alias: {index: {"is_write_index": True}}}
+        # The documents of the hidden index, with their sequence numbers; None while there is no such index.
+        self.control: dict[str, tuple[Document, int]] | None = None
+        self.changes = 0
+        # Asked to look at an index that was made.
+        self.grown: Callable[[Shard], object] = lambda _: None
         # What others wrote last, None where they deleted.
         self.theirs: dict[str, Document | None] = {}
-        self.written: dict[str, int] = {}
 
     def run(self, flow: Flow[T]) -> T:
         """Run a flow to its end."""
@@ -41,71 +50,207 @@ class MemoryEngine:
 
     def send(self, request: Request) -> Response:
         """One request, which may be lost before it is done, or its answer after."""
-        verb = request.path.rsplit("/", 1)[-1]
-        self.schedule.pause(verb)
+        name, verb, *_ = [*request.path[1:].split("/"), ""]
+        if name.startswith("_"):
+            name, verb = "", name
+        self.schedule.pause(f"{request.method} {request.path}")
         luck = self.schedule.chance.random()
         if luck < self.faults / 3:
             raise EngineUnreachable("the connection was cut before")
         if luck < self.faults * 2 / 3:
             raise EngineBusy("429")
-        answer = getattr(self, verb)(request)
+        try:
+            answer = getattr(self, request.method.lower() + (verb or "_index"))(name, request)
+            response = Response(200, answer)
+        except Refusal as refusal:
+            if refusal.status not in request.allow:
+                raise refused(refusal.status, refusal.body, f"{request.method} {request.path}") from None
+            response = Response(refusal.status, refusal.body)
         if luck < self.faults:
             raise EngineUnreachable("the connection was cut after")
-        return Response(200, answer)
+        return response
 
     def restart(self) -> None:
         """Kill and start: what was acknowledged stays, what is only remembered is gone."""
-        self.deleted.clear()
-        self.searchable = dict(self.documents)
+        for shard in self.indexes.values():
+            shard.restart()
 
     @property
-    def checkpoint(self) -> int:
-        """All writes up to here are done: one that was begun earlier may still be under way."""
-        return min(self.in_flight, default=self.next_seq_no) - 1
+    def live(self) -> Shard:
+        """What the alias points at; it must be one index."""
+        (name,) = self.aliases[self.alias]
+        return self.indexes[name]
 
-    def _refresh(self, _: Request) -> Document:
-        self.searchable = dict(self.documents)
+    def named(self, name: str) -> list[Shard]:
+        """The index of a name, or those of an alias."""
+        found = [name] if name in self.indexes else self.aliases.get(name, {})
+        if not found:
+            raise Refusal(404, "index_not_found_exception", f"no such index [{name}]")
+        return [self.indexes[one] for one in found]
+
+    def one(self, name: str) -> Shard:
+        """The index of a name, or the one that an alias writes to."""
+        found = self.named(name)
+        options = self.aliases.get(name, {})
+        if len(found) > 1:
+            found = [one for one in found if options[one.name].get("is_write_index")]
+        if len(found) != 1:
+            raise Refusal(400, "illegal_argument_exception", f"no write index is defined for alias [{name}]")
+        return found[0]
+
+    def put_index(self, name: str, request: Request) -> Document:
+        if name in self.indexes or (name == "knnex-control" and self.control is not None):
+            raise Refusal(400, "resource_already_exists_exception", f"index [{name}] already exists")
+        if name == "knnex-control":
+            self.control = {}
+            return {}
+        body: Any = request.body
+        self.indexes[name] = Shard(self.schedule, name, self.violations, body)
+        self.grown(self.indexes[name])
+        for alias, options in body.get("aliases", {}).items():
+            self.aliases.setdefault(alias, {})[name] = options
+        return {"acknowledged": True}
+
+    def get_doc(self, _: str, request: Request) -> Document:
+        id_ = request.path.rsplit("/", 1)[-1]
+        if self.control is None or id_ not in self.control:
+            raise Refusal(404, "index_not_found_exception", "none")
+        source, number = self.control[id_]
+        return {"found": True, "_source": source, "_seq_no": number, "_primary_term": 1}
+
+    def put_doc(self, _: str, request: Request) -> Document:
+        id_, self.control = request.path.rsplit("/", 1)[-1], self.control or {}
+        held = self.control.get(id_)
+        expected = None if "op_type" in request.params else int(request.params["if_seq_no"])
+        if (held and held[1]) != expected:
+            raise Refusal(409, "version_conflict_engine_exception", "changed")
+        self.changes += 1
+        self.control[id_] = orjson.loads(orjson.dumps(request.body)), self.changes
+        return {"_seq_no": self.changes, "_primary_term": 1}
+
+    def get_mapping(self, name: str, _: Request) -> Document:
+        return {one.name: {"mappings": one.mapping} for one in self.named(name)}
+
+    def put_mapping(self, name: str, request: Request) -> Document:
+        (shard,) = self.named(name)
+        shard.mapping = shard.mapping | orjson.loads(orjson.dumps(request.body))
+        return {"acknowledged": True}
+
+    def get_settings(self, name: str, _: Request) -> Document:
+        if name.endswith("*"):
+            return {one: {"settings": {}} for one in self.indexes if one.startswith(name[:-1])}
+        return {one.name: {"settings": one.settings} for one in self.named(name)}
+
+    def put_settings(self, name: str, request: Request) -> Document:
+        (shard,) = self.named(name)
+        values: Any = request.body
+        if "index.blocks.write" in values:
+            shard.blocked = bool(values["index.blocks.write"])
+        shard.settings = {**shard.settings, **{key: value for key, value in values.items() if value is not None}}
+        return {"acknowledged": True}
+
+    def put_block(self, name: str, _: Request) -> Document:
+        """Answers when what was begun is done, as the engines do."""
+        (shard,) = self.named(name)
+        if shard.blocked and not shard.in_flight:
+            return {"acknowledged": True, "shards_acknowledged": True, "indices": []}
+        shard.blocked = True
+        self.schedule.until(lambda: not shard.in_flight, "waits for writes")
+        return {"acknowledged": True, "shards_acknowledged": True, "indices": [{"name": name, "blocked": True}]}
+
+    def get_alias(self, name: str, request: Request) -> Document:
+        if name:
+            (shard,) = self.named(name)
+            held = {alias: where[shard.name] for alias, where in self.aliases.items() if shard.name in where}
+            return {shard.name: {"aliases": held}}
+        alias = request.path.rsplit("/", 1)[-1]
+        if not self.aliases.get(alias):
+            raise Refusal(404, "aliases_not_found_exception", f"alias [{alias}] missing")
+        return {one: {"aliases": {alias: options}} for one, options in self.aliases[alias].items()}
+
+    def delete_alias(self, name: str, request: Request) -> Document:
+        alias = request.path.rsplit("/", 1)[-1]
+        if name not in self.aliases.get(alias, {}):
+            raise Refusal(404, "aliases_not_found_exception", f"aliases [{alias}] missing")
+        del self.aliases[alias][name]
+        return {"acknowledged": True}
+
+    def post_aliases(self, _: str, request: Request) -> Document:
+        """All of them or none."""
+        body: Any = request.body
+        changed = {alias: dict(where) for alias, where in self.aliases.items()}
+        for action in body["actions"]:
+            ((what, one),) = action.items()
+            if one["index"] not in self.indexes:
+                raise Refusal(404, "index_not_found_exception", f"no such index [{one['index']}]")
+            where = changed.setdefault(one["alias"], {})
+            if what == "add":
+                where[one["index"]] = {key: one[key] for key in ("is_write_index", "filter") if key in one}
+            elif one["index"] in where:
+                del where[one["index"]]
+            elif one.get("must_exist"):
+                raise Refusal(404, "aliases_not_found_exception", f"aliases [{one['alias']}] missing")
+        if len(self.aliases[self.alias]) == 1 != len(changed[self.alias]):
+            self.violations.append(f"the alias points at {', '.join(changed[self.alias]) or 'nothing'}")
+        self.aliases = changed
+        return {"acknowledged": True}
+
+    def post_refresh(self, name: str, _: Request) -> Document:
+        self.one(name).refresh()
         return {}
 
-    def _settings(self, _: Request) -> Document:
-        return {self.index: {"settings": {"index": {"number_of_shards": "1"}}}}
-
-    def docs(self, _: Request) -> Document:
+    def get_stats(self, name: str, _: Request) -> Document:
         """`_stats/docs`: where the shard stands."""
+        one = self.one(name)
         shard = {
             "routing": {"primary": True, "state": "STARTED"},
-            "seq_no": {"max_seq_no": self.next_seq_no - 1, "global_checkpoint": self.checkpoint},
-            "commit": {"user_data": {"history_uuid": "one"}},
+            "seq_no": {"max_seq_no": one.next_seq_no - 1, "global_checkpoint": one.checkpoint},
+            "commit": {"user_data": {"history_uuid": f"of {name}"}},
         }
-        return {"indices": {self.index: {"shards": {"0": [shard]}}}}
+        return {"indices": {name: {"shards": {"0": [shard]}}}}
 
-    def _mget(self, request: Request) -> Document:
+    def get_count(self, name: str, _: Request) -> Document:
+        return {"count": len(self.one(name).searchable)}
+
+    def post_mget(self, name: str, request: Request) -> Document:
         assert isinstance(request.body, Mapping)
-        docs = []
+        shard, params = self.one(name), request.params
+        docs: list[Document] = []
         for one in request.body["docs"]:
-            held = self.documents.get(one["_id"])
-            docs.append({"_id": one["_id"], "found": held is not None} | (self._hit(one["_id"], held) if held else {}))
+            held = shard.documents.get(one["_id"])
+            if held is None:
+                docs.append({"_id": one["_id"], "found": False})
+                continue
+            hit = shard.hit(one["_id"], held) | {"found": True}
+            if "_source_exclude_vectors" not in params:
+                hit["_source"] = {key: value for key, value in hit["_source"].items() if key != "v"}
+            docs.append(hit)
         return {"docs": docs}
 
-    def _hit(self, id_: str, held: Document) -> Document:
-        source = {key: value for key, value in held["source"].items() if key != "v"}
-        return {"_id": id_, "_source": source, "_seq_no": held["seq_no"], "_primary_term": 1}
-
-    def _search(self, request: Request) -> Document:
-        """What the feed asks: a range of sequence numbers, in their order, and which documents have a vector."""
+    def post_search(self, name: str, request: Request) -> Document:
+        """A range of sequence numbers, in their order; the feed asks which documents have a vector too."""
         assert isinstance(request.body, Mapping)
-        bounds = request.body["query"]["bool"]["filter"][0]["range"]["_seq_no"]
-        hits = [
-            self._hit(id_, held) | {"matched_queries": ["v"] if held["source"].get("v") else []}
-            for id_, held in self.searchable.items()
-            if bounds["gt"] < held["seq_no"] <= bounds["lte"] and not held["source"].get("_knnex", {}).get("deleted")
-        ]
+        shard, asked = self.one(name), request.body["query"]["bool"]
+        bounds, feed = asked["filter"][0]["range"]["_seq_no"], "must_not" in asked
+        hits = []
+        for id_, held in shard.searchable.items():
+            source = held["source"]
+            note = source.get("_knnex", {})
+            if not bounds["gt"] < held["seq_no"] <= bounds["lte"] or (feed and note.get("deleted")):
+                continue
+            hit = shard.hit(id_, held)
+            if request.body["_source"] is False:
+                hit["fields"] = {"_knnex.version": [note["version"]]} if "version" in note else {}
+                del hit["_source"]
+            elif feed or "v" in request.body["_source"].get("excludes", ()):
+                hit["_source"] = {key: value for key, value in source.items() if key != "v"}
+            hits.append(hit | ({"matched_queries": ["v"] if source.get("v") else []} if feed else {}))
         hits.sort(key=lambda hit: int(hit["_seq_no"]))
         return {"hits": {"hits": hits[: request.body["size"]]}}
 
-    def _bulk(self, request: Request) -> Document:
+    def post_bulk(self, name: str, request: Request) -> Document:
         assert isinstance(request.body, tuple)
-        lines = [orjson.loads(line) for line in request.body]
+        lines = [orjson.loads(line) if isinstance(line, bytes) else line for line in request.body]
         items, place = [], 0
         while place < len(lines):
             ((op, action),) = lines[place].items()
@@ -113,69 +258,22 @@ class MemoryEngine:
             place += 1 if op == "delete" else 2
             if self.schedule.chance.random() < 0.3:
                 self.schedule.pause(f"{op} {action['_id']}")
-            items.append({op: {"_id": action["_id"]} | getattr(self, f"_{op}")(action["_id"], action, source)})
+            items.append({op: {"_id": action["_id"]} | self._item(name, request, op, action, source)})
         return {"errors": True, "items": items}
 
-    def _index(self, id_: str, action: Document, source: Document) -> Document:
-        held, version = self.documents.get(id_), action["version"]
-        if version <= max(held["version"] if held else 0, self.deleted.get(id_, 0)):
-            return {"status": 409, "error": {"type": "version_conflict_engine_exception", "reason": "older"}}
-        self._put(id_, version, source)
-        return {"status": 200}
+    def _item(self, name: str, request: Request, op: str, action: Document, source: Any) -> Document:
+        try:
+            if "require_alias" in request.params and not self.aliases.get(name):
+                raise Refusal(404, "index_not_found_exception", f"no such index [{name}] and [require_alias] is set")
+            return self.one(name).item(op, action, source)
+        except Refusal as refusal:
+            return {"status": refusal.status} | {"error": refusal.body["error"]}
 
-    def _delete(self, id_: str, action: Document, _: None = None) -> Document:
-        held, version = self.documents.get(id_), action["version"]
-        if version <= max(held["version"] if held else 0, self.deleted.get(id_, 0)):
-            return {"status": 409, "error": {"type": "version_conflict_engine_exception", "reason": "older"}}
-        self.documents.pop(id_, None)
-        self.deleted[id_] = version
-        return {"status": 200}
-
-    def _update(self, id_: str, action: Document, body: Document) -> Document:
-        held = self.documents.get(id_)
-        if held is None:
-            if not body.get("doc_as_upsert"):
-                return {"status": 404, "error": {"type": "document_missing_exception", "reason": "gone"}}
-            self._put(id_, 1, body["doc"])
-            return {"status": 201}
-        if "if_seq_no" in action and action["if_seq_no"] != held["seq_no"]:
-            return {"status": 409, "error": {"type": "version_conflict_engine_exception", "reason": "changed"}}
-        merged = dict(held["source"])
-        for key, value in body["doc"].items():
-            old = merged.get(key)
-            merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-        self._put(id_, held["version"] + 1, merged)
-        return {"status": 200}
-
-    def _put(self, id_: str, version: int, source: Document) -> None:
-        ours, before = source.get("_knnex", {}), self.documents.get(id_)
-        theirs = before["source"].get("_knnex", {}) if before else {}
-        if ours.get("version", 0) < theirs.get("version", 0) and not self.foreign_here(before):
-            self.violations.append(f"{id_} went back from version {theirs} to {ours}")
-        self.documents[id_] = {"version": version, "source": source, "seq_no": self.next_seq_no}
-        self.next_seq_no += 1
-
-    @staticmethod
-    def foreign_here(before: Document | None) -> bool:
-        """Whether somebody who knows nothing of knnex wrote the document last."""
-        return bool(before and "_knnex" not in before["source"])
-
-    def foreign(self, id_: str, source: Document | None) -> None:
-        """A write or a delete by somebody else, which is begun, and done some time later."""
-        number = self.next_seq_no
-        self.next_seq_no += 1
-        self.in_flight.add(number)
-        self.schedule.pause(f"writes {id_} as {number}")
-        held = self.documents.get(id_)
-        # Writes of one document do not overtake each other.
-        if number > max(self.written.get(id_, -1), held["seq_no"] if held else -1):
-            self.written[id_], self.theirs[id_] = number, source
-            if source is None:
-                self.documents.pop(id_, None)
-            else:
-                self.documents[id_] = {
-                    "version": (held["version"] if held else 0) + 1,
-                    "source": source,
-                    "seq_no": number,
-                }
-        self.in_flight.discard(number)
+    def foreign(self, id_: str, source: Document | None) -> bool:
+        """A write or a delete by somebody else through the alias; False where it is refused for now."""
+        shard = self.one(self.alias)
+        if shard.blocked:
+            return False
+        if shard.foreign(id_, source):
+            self.theirs[id_] = source
+        return True

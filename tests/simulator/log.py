@@ -68,6 +68,10 @@ class MemoryLog:
         self._cut(lost)
         return positions
 
+    def head(self, index: str) -> str | None:
+        given = [at for event in self.accepted if (at := event.position)]
+        return max(given, key=version_of, default=None)
+
     def take(
         self, index: str, consumer: str, count: int, lease: float, lanes: Sequence[Lane] = DRAINED
     ) -> list[Delivered]:
@@ -170,6 +174,9 @@ class MemoryLog:
 
     def rest(self, index: str, reason: str, seconds: float) -> bool:
         return False
+
+    def resting(self, index: str) -> str | None:
+        return None
 
     def remember(self, index: str, name: str, value: str | None) -> None:
         self._call("remember")

@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 
 from knnex.encoders import Encoder
 from knnex.engines import Engine
-from knnex.errors import EngineBusy, EngineUnreachable, LogUnavailable
+from knnex.errors import EngineBusy, EngineUnreachable, IndexMissing, LogUnavailable, SpecMismatch
 from knnex.ingest import Event, EventLog, Patience, Target
 from knnex.ingest.feed_follow import catch_up
 from knnex.ingest.render import text_of
@@ -25,8 +26,8 @@ from .fakes import Heartbeat, NoQuarantine, Stop, Writer
 from .log import MemoryLog
 from .schedule import Schedule
 
-INDEX = "films"
-IDS = ("a", "b", "c")
+INDEX, FIRST, MODEL = "films", "films-000001", "f"
+IDS, THEIRS = ("a", "b", "c"), ("x", "y", "z")
 
 
 def spec(version: str | None = None) -> Spec:
@@ -40,9 +41,9 @@ def spec(version: str | None = None) -> Spec:
 SPECS = {None: spec(), "rev": spec("rev")}
 
 
-def vector(text: str) -> list[float]:
-    """A vector that belongs to one text alone."""
-    return [1.0 + byte for byte in hashlib.md5(text.encode(), usedforsecurity=False).digest()[:4]]
+def vector(text: str, model: str = MODEL) -> list[float]:
+    """A vector that belongs to one text and one model alone."""
+    return [1.0 + byte for byte in hashlib.md5((model + text).encode(), usedforsecurity=False).digest()[:4]]
 
 
 class HashEncoder:
@@ -50,8 +51,17 @@ class HashEncoder:
 
     name, revision, identity, dims, max_tokens = "hash", "1", "hash", 4, 100
 
+    def __init__(self, model: str = MODEL) -> None:
+        self.model = model
+
     def encode_documents(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        return np.array([vector(text) for text in texts], dtype=np.float32)
+        return np.array([vector(text, self.model) for text in texts], dtype=np.float32)
+
+
+def opened(alias: str, stored: Stored) -> Target:
+    """The target of an index, with the encoder that its fingerprint names."""
+    encoders = {name: cast(Encoder, HashEncoder(one.fingerprint)) for name, one in stored.resolved.items()}
+    return Target(alias, stored, encoders, None)
 
 
 @dataclass
@@ -62,6 +72,7 @@ class Scenario:
     events: int = 12
     versions: bool = False  # the producers', with duplicates and out of order
     foreign: int = 0  # writes by others, straight into the index
+    pace: int = 1  # the most steps that a producer waits between two writes
     kills: float = 0.004
     freezes: float = 0.01
     restarts: float = 0.01
@@ -80,9 +91,9 @@ class World:
         self.chance = self.schedule.chance
         self.spec = SPECS["rev" if self.scenario.versions else None]
         self.log = MemoryLog(self.schedule, INDEX, self.scenario.faults)
-        self.engine = MemoryEngine(self.schedule, f"{INDEX}-000001", self.scenario.faults)
-        stored = Stored(self.engine.index, self.spec, {"v": Resolved(4, "f")})
-        self.target = Target(INDEX, stored, {"v": cast(Encoder, HashEncoder())}, None)
+        self.engine = MemoryEngine(self.schedule, FIRST, self.scenario.faults, INDEX)
+        self.target = opened(INDEX, Stored(FIRST, self.spec, {"v": Resolved(4, MODEL)}))
+        self.model = MODEL
         self.born = 0
         self.producing = self.passes = 0
 
@@ -90,6 +101,10 @@ class World:
         """What a worker opens: asked of the cluster, so that it takes a moment."""
         self.schedule.pause("opens the index")
         return self.target
+
+    def targets(self) -> Any:
+        """What a worker opens its targets by."""
+        return self
 
     def play(self) -> list[str]:
         """Run to quiescence; what is wrong then, nothing where all is well."""
@@ -100,11 +115,22 @@ class World:
         self.log.faults = self.engine.faults = 0.0
         self.passes = 0
         self.schedule.run(lambda: self._quiet() and not self._busy(), self._replace_dead)
-        return self.engine.violations + (self._judge_foreign() if self.scenario.foreign else self._judge())
+        return self.judge()
+
+    def judge(self) -> list[str]:
+        """What is wrong at the end."""
+        known = self.engine.theirs.keys() | {event.id for event in self.log.accepted}
+        invented = [f"invented {id_}" for id_ in self.engine.live.documents.keys() - known]
+        return self.engine.violations + self._judge_foreign() + self._judge() + invented
+
+    @property
+    def followed(self) -> bool:
+        """Whether the change feed gives vectors to what others write."""
+        return bool(self.scenario.foreign)
 
     def _quiet(self) -> bool:
         """Whether all is settled, and the feed found nothing to do in passes begun since."""
-        return not self.log.entries and (not self.scenario.foreign or self.passes >= 4)
+        return not self.log.entries and (not self.followed or self.passes >= 4)
 
     def _start(self, name: str, work: Callable[[str], None]) -> None:
         def whole() -> None:
@@ -116,23 +142,29 @@ class World:
         self.producing += 1
         self.schedule.start(name, whole)
 
+    def mortal(self) -> list[str]:
+        """The processes that may be killed and frozen."""
+        return self.schedule.processes("worker")
+
     def _busy(self) -> bool:
-        """Whether a frozen worker still holds something it may write."""
-        return any(self.schedule.frozen.get(one, 0) > self.schedule.steps for one in self.schedule.processes("worker"))
+        """Whether a frozen process still holds something it may write."""
+        return any(self.schedule.frozen.get(one, 0) > self.schedule.steps for one in self.mortal())
 
     def _worker(self) -> None:
         self.born += 1
         name = f"worker-{self.born}"
-        self.schedule.start(name, (lambda: self._follow(name)) if self.scenario.foreign else (lambda: self._work(name)))
+        self.schedule.start(
+            name, (lambda: self._follow(self.get)) if self.scenario.foreign else (lambda: self._work(name))
+        )
 
-    def _follow(self, name: str) -> None:
+    def _follow(self, open_one: Callable[[str], Target]) -> None:
         """The change feed: two followers, since a lease may end although its holder lives."""
         while True:
-            with suppress(LogUnavailable, EngineBusy, EngineUnreachable):
+            with suppress(LogUnavailable, EngineBusy, EngineUnreachable, SpecMismatch, IndexMissing):
                 report = catch_up(
                     cast(Engine, self.engine),
                     cast(EventLog, self.log),
-                    self.get,
+                    open_one,
                     INDEX,
                     page=self.chance.randrange(1, 5),
                     patience=Patience(attempts=2),
@@ -144,32 +176,34 @@ class World:
     def _write_foreign(self, name: str) -> None:
         """Writes and deletes that know nothing of knnex, some of them taking their time."""
         for number in range(self.scenario.foreign):
-            id_ = self.chance.choice(IDS)
+            id_ = self.chance.choice(THEIRS)
             gone = self.chance.random() < 0.25
-            self.engine.foreign(id_, None if gone else {"id": id_, "title": f"{name}{number}"})
+            source = None if gone else {"id": id_, "title": f"{name}{number}"}
+            self.schedule.until(partial(self.engine.foreign, id_, source), "is refused")
+            self._dawdle()
 
     def _judge_foreign(self) -> list[str]:
         """Every document of others is as they left it, with the vector of its text."""
         wrong = []
         for id_, source in self.engine.theirs.items():
-            found = self.engine.documents.get(id_)
+            found = self.engine.live.documents.get(id_)
             if source is None:
                 wrong += [f"zombie {id_}: {found['source']}"] if found else []
             elif found is None:
                 wrong.append(f"lost {id_}")
             elif {key: value for key, value in found["source"].items() if key not in ("v", "_knnex")} != source:
                 wrong.append(f"changed {id_}: {found['source']}, not {source}")
-            elif found["source"].get("v") != vector(source["title"]):
+            elif self.followed and found["source"].get("v") != vector(source["title"], self.model):
                 wrong.append(f"no vector of {source['title']} in {id_}")
-        return wrong + [f"invented {id_}" for id_ in self.engine.documents.keys() - self.engine.theirs.keys()]
+        return wrong
 
     def _work(self, name: str) -> None:
-        stop = Stop(self.schedule)
+        stop, targets = Stop(self.schedule), self.targets()
         while True:
             with suppress(LogUnavailable):
                 drain(
                     cast(EventLog, self.log),
-                    cast(Any, self),
+                    targets,
                     consumer=name,
                     batch=self.chance.randrange(1, 6),
                     stop=stop,
@@ -184,11 +218,12 @@ class World:
     def _fate(self) -> None:
         """Between any two steps: a death, a stop, a restart."""
         luck, mine = self.chance.random(), self.scenario
-        workers = self.schedule.processes("worker")
-        if luck < mine.kills:
-            self.schedule.kill(self.chance.choice(workers))
-        elif luck < mine.kills + mine.freezes:
-            self.schedule.freeze(self.chance.choice(workers), self.chance.randrange(5, 120))
+        if luck < mine.kills + mine.freezes and (mortal := self.mortal()):
+            victim = self.chance.choice(mortal)
+            if luck < mine.kills:
+                self.schedule.kill(victim)
+            else:
+                self.schedule.freeze(victim, self.chance.randrange(5, 120))
         elif luck < mine.kills + mine.freezes + mine.restarts:
             self.engine.restart()
         self._replace_dead()
@@ -215,6 +250,11 @@ class World:
                     break
                 except LogUnavailable:  # nobody knows whether they went in: they are sent again
                     continue
+            self._dawdle()
+
+    def _dawdle(self) -> None:
+        for _ in range(self.chance.randrange(self.scenario.pace)):
+            self.schedule.pause("has time")
 
     def _event(self, title: str, version: int | None) -> Event:
         id_ = self.chance.choice(IDS)
@@ -240,7 +280,7 @@ class World:
                 want[event.id] = event.order, None if event.op == "delete" else dict(event.document)
         wrong = []
         for id_, (_, document) in want.items():
-            found = self.engine.documents.get(id_)
+            found = self.engine.live.documents.get(id_)
             source = dict(found["source"]) if found else {}
             made = source.pop("_knnex", {"deleted": True})
             held = source.pop("v", None)
@@ -250,9 +290,8 @@ class World:
                 wrong.append(f"lost {id_}: {document}")
             elif source != document:
                 wrong.append(f"stale {id_}: {source}, not {document}")
-            elif held != vector(text_of(["title"], document) or ""):
+            elif held != vector(text_of(["title"], document) or "", self.model):
                 wrong.append(f"wrong vector of {id_}")
-        wrong += [f"invented {id_}" for id_ in self.engine.documents.keys() - want.keys()]
         wrong += [
             f"buried {one.event}: {one.reason}"
             for at, one in self.log.graves.items()

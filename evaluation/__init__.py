@@ -1,0 +1,20 @@
+"""How good an index is: rankings beside judgments, graphs beside exact search, one version beside another."""
+
+from __future__ import annotations
+
+from .compare import Comparison, compare
+from .gate import Gate, Verdict
+from .judgments import Judgments, read_judgments
+from .ranking import ndcg, recall, reciprocal_rank
+
+__all__ = [
+    "Comparison",
+    "Gate",
+    "Judgments",
+    "Verdict",
+    "compare",
+    "ndcg",
+    "read_judgments",
+    "recall",
+    "reciprocal_rank",
+]

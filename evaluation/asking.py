@@ -1,0 +1,121 @@
+"""Asking one index version, whatever the alias points at, with the vectors of its own model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..encoders import load_matching
+from ..engines import Engine, Flow, Request, path_of
+from ..errors import EngineBusy, EngineUnreachable, QueryError
+from ..mappings import PROVENANCE, Stored
+from ..query import Query, plan, search
+from ..query.answers import answered
+from ..query.vectors import Encode
+
+T = TypeVar("T")
+Matrix = np.ndarray[Any, Any]
+
+# Seconds before each further attempt at a busy engine.
+_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
+# Texts encoded at once, and documents asked for at once.
+_TEXTS, _PAGE = 64, 500
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a version answered to each text: ids best first, and the engine's time for one, milliseconds."""
+
+    rankings: Sequence[Sequence[str]]
+    took_ms: float
+
+
+def patiently(engine: Engine, flow: Callable[[], Flow[T]], sleep: Callable[[float], object] = time.sleep) -> T:
+    """Run a flow, again where the engine is busy or away. Raises EngineError."""
+    for delay in _DELAYS:
+        try:
+            return engine.run(flow())
+        except (EngineBusy, EngineUnreachable):
+            sleep(delay)
+    return engine.run(flow())
+
+
+def concrete(stored: Stored) -> Stored:
+    """The version, named by its own name and not by the alias."""
+    return replace(stored, spec=stored.spec.model_copy(update={"index": stored.index}))
+
+
+def every_embedding(text: str, stored: Stored) -> Query:
+    """A text asks every embedding, as it does where somebody searches by a text alone."""
+    if not stored.spec.embeddings:
+        raise QueryError(f"index {stored.index!r} has no embedding", hint="there is nothing to compare by meaning")
+    query = Query(text)
+    for name in stored.spec.embeddings:
+        query = query.semantic(name)
+    return query
+
+
+def ask(
+    engine: Engine,
+    stored: Stored,
+    texts: Sequence[str],
+    depth: int,
+    query_of: Callable[[str, Stored], Query] = every_embedding,
+    *,
+    tell: Callable[[int], None] | None = None,
+) -> Asked:
+    """The best `depth` of one version for each text. Raises ModelMismatch, QueryError, EngineError."""
+    version, encode = concrete(stored), encoded(stored, texts)
+    found: list[list[str]] = []
+    took = 0
+    for number, text in enumerate(texts, 1):
+        query = query_of(text, version).limit(depth).select().passages(0)
+        planned = plan(query, version, engine.dialect, encode)
+        hits = patiently(engine, lambda planned=planned: search(planned))  # type: ignore[misc]
+        found.append([hit.id for hit in hits])
+        took += hits.took_ms
+        if tell:
+            tell(number)
+    return Asked(found, took / max(1, len(texts)))
+
+
+def encoded(stored: Stored, texts: Sequence[str]) -> Encode:
+    """The query side of each embedding's model, every text encoded once and many at a time."""
+    known: dict[str, Mapping[str, Matrix]] = {}
+
+    def encode(name: str, wanted: Sequence[str]) -> Matrix:
+        if name not in known:
+            distinct = list(dict.fromkeys(texts))
+            known[name] = dict(zip(distinct, queries(stored, name, distinct), strict=True))
+        return np.stack([known[name][text] for text in wanted]) if wanted else np.empty((0, 0), dtype=np.float32)
+
+    return encode
+
+
+def queries(stored: Stored, name: str, texts: Sequence[str]) -> Matrix:
+    """The vectors of queries, `(n, dims) float32`. Raises ModelMismatch, ModelUnavailable."""
+    encoder = load_matching(stored, name)
+    parts = [encoder.encode_queries(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+    rows = np.concatenate(parts) if parts else np.empty((0, encoder.dims), dtype=np.float32)
+    if stored.spec.embeddings[name].similarity == "dot_product" and len(rows):  # documents are of unit length too
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows, dtype=np.float32)
+
+
+def count(stored: Stored) -> Flow[int]:
+    """How many documents a version holds, tombstones not counted."""
+    body = {"query": {"bool": {"must_not": [{"term": {f"{PROVENANCE}.deleted": True}}]}}}
+    return int((yield Request("POST", path_of(stored.index, "_count"), body=body)).body["count"])
+
+
+def some_ids(stored: Stored, name: str, size: int, seed: int) -> Flow[list[str]]:
+    """The ids of documents with a vector, at random, the same ones each time as far as the engine allows it."""
+    path = f"{PROVENANCE}.vectors.{name}.fingerprint"
+    chosen = {"query": {"exists": {"field": path}}, "random_score": {"seed": seed, "field": "_seq_no"}}
+    body = {"size": size, "query": {"function_score": chosen | {"boost_mode": "replace"}}, "_source": False}
+    response = yield Request("POST", path_of(stored.index, "_search"), body=body)
+    return [hit["_id"] for hit in answered(response)["hits"]["hits"]]

@@ -1,0 +1,214 @@
+"""The audit of an index: every document's vectors beside its text, in one pass of constant memory, or of a sample.
+
+Nothing is asked of the event log and, unless vectors are to be compared or repaired, of no model either.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..engines import Engine, Flow, Request, path_of
+from ..errors import InputError
+from ..mappings import PROVENANCE, Stored
+from .audit_checks import Fault, Kind
+from .audit_look import Looker
+from .audit_read import Looked, Reader, layout
+from .audit_repair import Mended, Mender
+from .bulk import Patience
+from .prepare import Target
+from .target import make_target
+
+#: An engine gives no more hits than these to one search, and the sample comes in one.
+MAX_SAMPLE = 10_000
+# Documents looked at, and repaired, at once.
+_PAGE, _REPAIR = 500, 256
+
+
+@dataclass(frozen=True, slots=True)
+class AuditProgress:
+    """How far an audit is: documents and tombstones seen, of about so many, and the faults found by now."""
+
+    done: int
+    total: int
+    faults: int
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit saw. `faults` counts by kind what was found; `examples` names the first of them.
+
+    After a repair `repaired` counts the documents that are well again, and `left` says what is still wrong, and why.
+    """
+
+    index: str
+    documents: int
+    deleted: int
+    # By embedding: documents with a vector, and those that have no text for one.
+    vectors: Mapping[str, int]
+    without_text: Mapping[str, int]
+    faults: Mapping[Kind, int]
+    examples: tuple[Fault, ...]
+    sample: int | None = None
+    # Documents of which the vectors were made again and compared.
+    compared: int = 0
+    repaired: int | None = None
+    left: tuple[Fault, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong, or nothing any more."""
+        return not (self.faults if self.repaired is None else self.left)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {"clean": self.clean, **asdict(self)}
+
+
+def audit(
+    engine: Engine,
+    stored: Stored,
+    *,
+    alias: str | None = None,
+    sample: int | None = None,
+    encode: int = 0,
+    repair: bool = False,
+    keep: int = 1_000,
+    open_target: Callable[[], Target] | None = None,
+    patience: Patience | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+    tell: Callable[[AuditProgress], None] | None = None,
+) -> AuditReport:
+    """Look at every document of an index version, or at a random `sample` of at most 10,000.
+
+    `alias` is what it is searched and written by: that of its spec, unless another is given. `encode` is of how many
+    documents the vectors are made again and compared; `keep` how many faults are named. `repair` gives documents their
+    vectors again, each only if it is still the one that was read. What is written meanwhile is not looked at.
+
+    Raises InputError for a sample out of range, ModelUnavailable, ModelMismatch where vectors are to be compared or
+    repaired, UnsupportedByEngine for a full pass over an index without sequence numbers, EngineError.
+    """
+    if sample is not None and not 1 <= sample <= MAX_SAMPLE:
+        raise InputError(f"a sample of {sample:,} documents", hint=f"take 1 to {MAX_SAMPLE:,}, or all of them")
+    started, name, patience = time.monotonic(), alias or stored.spec.index, patience or Patience()
+    target = (open_target or (lambda: make_target(name, stored)))() if encode or repair else None
+    reader = Reader(engine, stored, engine.run(layout(stored)), patience, sleep)
+    heads = reader.heads()
+    total = reader.ask(lambda: _count(stored.index))
+    share = encode / max(1, sample or total)
+    looker = Looker(reader, target if encode else None, lambda _: random.random() < share)  # noqa: S311
+    mender = Mender(looker, target, patience, sleep) if target and repair else None
+    found = _Found(keep)
+    whole = list(_whole(reader, name))
+    found.note(whole)
+    pages = reader.everything(heads) if sample is None else _sampled(reader, sample)
+    _walk(looker, pages, found, mender, lambda: tell and tell(found.progress(sample or total)))
+    mended = mender.done if mender else Mended()
+    return AuditReport(
+        index=stored.index,
+        documents=found.documents,
+        deleted=found.deleted,
+        vectors=dict(found.vectors),
+        without_text={name: found.without_text(name) for name in stored.spec.embeddings},
+        faults=dict(found.faults),
+        examples=tuple(found.examples),
+        sample=sample,
+        compared=looker.compared,
+        repaired=mended.repaired if mender else None,
+        left=(*whole, *mended.left) if mender else (),
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass
+class _Found:
+    """What was found up to now; `keep` faults are named."""
+
+    keep: int
+    documents: int = 0
+    deleted: int = 0
+    vectors: Counter[str] = field(default_factory=Counter)
+    gone: Counter[str] = field(default_factory=Counter)
+    faults: Counter[Kind] = field(default_factory=Counter)
+    examples: list[Fault] = field(default_factory=list)
+
+    def count(self, page: Sequence[Looked]) -> None:
+        """Count documents, and those with vectors."""
+        for one in page:
+            self.deleted += one.deleted
+            if not one.deleted:
+                self.documents += 1
+                self.vectors.update(one.change.vectors)
+
+    def note(self, faults: Sequence[Fault]) -> None:
+        """Keep what was found."""
+        self.faults.update(fault.kind for fault in faults)
+        self.gone.update(fault.embedding for fault in faults if fault.kind in ("missing", "lost"))
+        self.examples += faults[: max(0, self.keep - len(self.examples))]
+
+    def without_text(self, name: str) -> int:
+        """Documents that have no vector of an embedding, and nothing that one could be made of."""
+        return self.documents - self.vectors[name] - self.gone[name]
+
+    def progress(self, total: int) -> AuditProgress:
+        """How far it is."""
+        return AuditProgress(self.documents + self.deleted, total, self.faults.total())
+
+
+def _walk(
+    looker: Looker,
+    pages: Iterator[list[Looked]],
+    found: _Found,
+    mender: Mender | None,
+    show: Callable[[], object],
+) -> None:
+    broken: list[Fault] = []
+    for page in pages:
+        faults = looker.faults(page)
+        found.count(page)
+        found.note(faults)
+        if mender:
+            broken += faults
+            if len(broken) >= _REPAIR:
+                mender.mend(broken)
+                broken = []
+        show()
+    if mender and broken:
+        mender.mend(broken)
+
+
+def _sampled(reader: Reader, count: int) -> Iterator[list[Looked]]:
+    ids = reader.random(count)
+    for start in range(0, len(ids), _PAGE):
+        yield reader.named(ids[start : start + _PAGE])
+
+
+def _whole(reader: Reader, alias: str) -> Iterator[Fault]:
+    """What is wrong with the index as such."""
+    stored = reader.stored
+    for name, resolved in stored.resolved.items():
+        dims = reader.laid.dims.get(name, 0)
+        if dims != resolved.dims:
+            detail = f"it has {dims} dims, not {resolved.dims}" if dims else "there is no vector field of that name"
+            yield Fault("mapping", embedding=name, detail=detail)
+    alive = shown = 0
+    for _ in range(3):  # somebody may write between the two
+        alive, shown = reader.ask(lambda: _alive(stored.index)), reader.ask(lambda: _count(alias))
+        if alive == shown:
+            return
+    yield Fault("count", detail=f"a search of {alias} sees {shown:,} documents; {alive:,} are not deleted")
+
+
+def _count(index: str) -> Flow[int]:
+    return (yield Request("GET", path_of(index, "_count"))).body["count"]  # type: ignore[no-any-return]
+
+
+def _alive(index: str) -> Flow[int]:
+    deleted = {"term": {f"{PROVENANCE}.deleted": True}}
+    body = {"query": {"bool": {"must_not": [deleted]}}}
+    return (yield Request("POST", path_of(index, "_count"), body=body)).body["count"]  # type: ignore[no-any-return]

@@ -1,0 +1,158 @@
+"""The requests around a version index: make it, announce it, block the one before, swap the alias."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...engines import Flow, Request, path_of
+from ...errors import EngineBusy, IndexMissing, ReindexStopped, RequestRejected, SpecMismatch
+from ...mappings import ALIVE, META, Stored, differing, find, index_body, version_name, write_alias
+
+#: While it is being filled, an index need neither be searchable nor have copies.
+FILLING = {"index.refresh_interval": "-1", "index.number_of_replicas": 0}
+_MISSING = frozenset({404})
+
+
+def next_version(alias: str) -> Flow[str]:
+    """The name of a version index that there is not yet."""
+    pattern = re.compile(re.escape(alias) + r"-(\d{6})")
+    response = yield Request("GET", f"{path_of(alias)}-*/_settings/index.uuid", {"expand_wildcards": "all"})
+    numbers = [int(found[1]) for name in response.body if (found := pattern.fullmatch(name))]
+    return version_name(alias, max(numbers, default=0) + 1)
+
+
+def make(target: Stored, dialect: Any) -> Flow[None]:
+    """Make a version index, with an alias of its own by which it is written to; one that is there must be the same."""
+    body = index_body(target.spec, dialect, target.resolved) | {"aliases": {write_alias(target.index): {}}}
+    try:
+        yield Request("PUT", path_of(target.index), body=body)
+    except RequestRejected as error:
+        if "resource_already_exists_exception" not in str(error):
+            raise
+        there = yield from find(target.index)
+        if there is None or differing(target, there):
+            raise SpecMismatch(
+                f"{target.index} is there and was made for another spec", hint="delete it, or abort the re-index"
+            ) from None
+        yield from _aliases([{"add": {"index": target.index, "alias": write_alias(target.index)}}])
+
+
+def settings(index: str, names: Sequence[str]) -> Flow[dict[str, Any]]:
+    """What these settings of an index are, None where they are the engine's defaults."""
+    response = yield Request("GET", path_of(index, "_settings"), {"flat_settings": "true"})
+    held = response.body[index]["settings"]
+    return {name: held.get(name) for name in names}
+
+
+def change_settings(index: str, values: Mapping[str, Any]) -> Flow[None]:
+    """Change settings of an index; None puts one back to its default."""
+    yield Request("PUT", path_of(index, "_settings"), body=dict(values))
+
+
+def announce(index: str, also: Sequence[str]) -> Flow[None]:
+    """Say in an index' mapping which ones are written to with it. Raises EngineBusy where not all nodes know it yet."""
+    response = yield Request("GET", path_of(index, "_mapping"))
+    meta = dict(response.body[index]["mappings"].get("_meta", {}))
+    ours = {key: value for key, value in meta[META].items() if key != "also"}
+    meta[META] = ours | ({"also": list(also)} if also else {})
+    response = yield Request("PUT", path_of(index, "_mapping"), body={"_meta": meta})
+    if not response.body.get("acknowledged"):
+        raise EngineBusy(f"not every node knows yet what is written beside {index}")
+
+
+def block(index: str) -> Flow[None]:
+    """Refuse writes from now on; what was begun is done when this returns. Raises EngineBusy where it is not."""
+    response = yield Request("PUT", path_of(index, "_block", "write"))
+    if not response.body.get("indices"):  # refused before
+        return
+    if not response.body.get("acknowledged") or not response.body.get("shards_acknowledged", True):
+        raise EngineBusy(f"writes to {index} could not be stopped")
+
+
+def unblock(index: str) -> Flow[None]:
+    """Take writes again."""
+    yield from change_settings(index, {"index.blocks.write": None})
+
+
+def swap(alias: str, source: str, target: str) -> Flow[None]:
+    """Move the alias, and every other one that people gave the source, in one step.
+
+    Raises ReindexStopped, and nothing has changed, where somebody else moved the alias.
+    """
+    response = yield Request("GET", path_of(source, "_alias"))
+    others = response.body[source]["aliases"]
+    actions: list[dict[str, Any]] = []
+    for name, options in others.items():
+        if name not in (alias, write_alias(source)):
+            actions += _moved(name, source, target, options)
+    actions += _moved(alias, source, target, {"filter": ALIVE, "is_write_index": True})
+    yield from points_at(alias, source)
+    try:
+        yield from _aliases(actions)
+    except IndexMissing as error:
+        raise _elsewhere(alias, source, str(error)) from error
+    except RequestRejected as error:
+        if "alias" not in str(error):
+            raise
+        raise _elsewhere(alias, source, str(error)) from error
+    try:
+        yield from points_at(alias, target)
+    except ReindexStopped:
+        # Somebody pointed the alias at an index of theirs too, in between: as it was, but for that.
+        yield from _aliases(_moved(alias, target, source, {"filter": ALIVE, "is_write_index": True}))
+        raise
+
+
+def points_at(alias: str, index: str) -> Flow[None]:
+    """Raises ReindexStopped unless the alias points at this index, and at no other."""
+    response = yield Request("GET", path_of("_alias", alias), allow=_MISSING)
+    names = sorted(response.body) if response.status == 200 else []
+    if names != [index]:
+        raise _elsewhere(alias, index, f"it points at {', '.join(names) or 'nothing'}")
+
+
+def _elsewhere(alias: str, source: str, reason: str) -> ReindexStopped:
+    return ReindexStopped(
+        f"somebody else moved the alias {alias!r}, which pointed at {source}: {reason}",
+        hint="nothing was changed; put the alias back, or give up with `knnex abort`",
+    )
+
+
+def _moved(alias: str, source: str, target: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        # Without must_exist the alias would point at both where it was moved meanwhile.
+        {"remove": {"index": source, "alias": alias, "must_exist": True}},
+        {"add": {"index": target, "alias": alias, **options}},
+    ]
+
+
+def _aliases(actions: Sequence[Mapping[str, Any]]) -> Flow[None]:
+    response = yield Request("POST", "/_aliases", body={"actions": list(actions)})
+    # Elasticsearch may answer 200 where an action failed.
+    if response.body.get("errors"):
+        raise ReindexStopped(f"the alias was not moved: {response.body}")
+
+
+def unalias(index: str) -> Flow[None]:
+    """Take the alias away by which an index was written to while it was filled."""
+    yield Request("DELETE", path_of(index, "_alias", write_alias(index)), allow=_MISSING)
+
+
+def count(index: str) -> Flow[int]:
+    """How many documents an index holds, tombstones too; it must have been refreshed."""
+    response = yield Request("GET", path_of(index, "_count"))
+    return int(response.body["count"])
+
+
+def written_by_others(index: str) -> Flow[int]:
+    """How many documents of an index others wrote: those without the version that knnex gives."""
+    query = {"bool": {"must_not": [{"exists": {"field": "_knnex.version"}}]}}
+    response = yield Request("POST", path_of(index, "_count"), body={"query": query})
+    return int(response.body["count"])
+
+
+def write_to(index: str) -> Flow[None]:
+    """Give a version index the alias by which it is written to."""
+    yield from _aliases([{"add": {"index": index, "alias": write_alias(index)}}])

@@ -1,0 +1,192 @@
+"""What can be done about the versions of an index: build the next one, go back, give up, list them, drop one."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...encoders import Cache, resolve
+from ...engines import Engine, Flow, Request, path_of
+from ...errors import IndexMissing, ReindexStopped
+from ...mappings import Spec, Stored, find, load
+from ..log import EventLog
+from ..prepare import Target
+from ..target import make_target
+from . import cutover
+from .control import Control, Lock, read
+from .coordinator import Coordinator, Gate, Options, Report, Step
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version index; `state` is live, building, kept (one can go back to it) or left (nothing refers to it)."""
+
+    name: str
+    state: str
+    documents: int
+    bytes: int
+    created: int
+    stored: Stored | None
+
+
+Tell = Callable[[Step], object]
+
+
+def reindex(
+    engine: Engine,
+    events: EventLog | None,
+    spec: Spec,
+    *,
+    cache: Cache | None = None,
+    gate: Gate | None = None,
+    options: Options | None = None,
+    tell: Tell = lambda _: None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Report:
+    """Build a new version of the spec's index for this spec, and put it in the place of the present one.
+
+    Readers and writers go on meanwhile; without an event log, or where others write to the index too, writes are
+    refused for a moment in the end. Vectors whose fingerprint stays are taken over, others are encoded.
+
+    Raises ReindexStopped, with both versions as they are, where it cannot be ended; AlreadyRunning; ModelUnavailable;
+    SpecMismatch, IndexMissing, EngineError, EncoderError. The next run goes on where this one ended.
+    """
+    resolved = resolve(spec)
+    return Coordinator(
+        engine,
+        events,
+        spec.index,
+        _opener(cache),
+        wanted=lambda name: Stored(name, spec, resolved),
+        gate=gate,
+        options=options,
+        tell=tell,
+        sleep=sleep,
+    ).run()
+
+
+def roll_back(
+    engine: Engine,
+    events: EventLog | None,
+    alias: str,
+    to: str | None = None,
+    *,
+    cache: Cache | None = None,
+    options: Options | None = None,
+    tell: Tell = lambda _: None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Report:
+    """Return to a former version (the one before this, if none is named), with all that was written since.
+
+    Raises what `reindex` raises, and IndexMissing where there is no such version.
+    """
+    control = engine.run(read(alias))
+    if not control.step:
+        to = _former(engine, alias, to)
+    return Coordinator(
+        engine, events, alias, _opener(cache), back=to or control.target, options=options, tell=tell, sleep=sleep
+    ).run()
+
+
+def _former(engine: Engine, alias: str, to: str | None) -> str:
+    live = engine.run(load(alias)).index
+    others = {one.name: one for one in engine.run(versions(alias)) if one.name != live}
+    before = [name for name in sorted(others) if name < live]
+    if to is None and before:
+        return before[-1]
+    if to not in others:
+        named = f"{to!r} is no former version of {alias!r}" if to else f"no former version of {alias!r} is kept"
+        raise IndexMissing(named, hint=f"there is {', '.join(others) or 'only ' + live}; see `knnex versions {alias}`")
+    return to
+
+
+def _opener(cache: Cache | None) -> Callable[[str, Stored], Target]:
+    return lambda alias, stored: make_target(alias, stored, cache)
+
+
+def abort(engine: Engine, alias: str, *, sleep: Callable[[float], object] = time.sleep) -> str:
+    """Give up the version that is being built, and delete it; its name, empty where there is none.
+
+    A former version to which one was about to return is kept. Raises AlreadyRunning while somebody is at it.
+    """
+    lock = Lock(engine, alias, sleep=sleep)
+    with lock.held() as control:
+        if not control.step:
+            return ""
+        live = engine.run(load(alias))
+        if live.index == control.target:
+            raise ReindexStopped(f"{control.target} is in place already", hint=f"return with `knnex rollback {alias}`")
+        engine.run(_forget(control))
+        kept = {name: at for name, at in control.kept.items() if name != control.target}
+        lock.save(step="", source="", target="", cursors={}, settings={}, kept=kept)
+        return control.target
+
+
+def _forget(control: Control) -> Flow[None]:
+    if (yield from find(control.source)):
+        yield from cutover.announce(control.source, ())
+        yield from cutover.unblock(control.source)
+    if control.target in control.kept:
+        yield from cutover.block(control.target)
+        yield from cutover.unalias(control.target)
+    else:
+        yield Request("DELETE", path_of(control.target), allow=frozenset({404}))
+
+
+def versions(alias: str) -> Flow[list[Version]]:
+    """The version indexes of an alias, oldest first. Raises IndexMissing, SpecMismatch."""
+    live = (yield from load(alias)).index
+    control = yield from read(alias)
+    pattern = re.compile(re.escape(alias) + r"-\d{6}")
+    asked = {"expand_wildcards": "all", "filter_path": "*.settings.index.creation_date"}
+    response = yield Request("GET", f"{path_of(alias)}-*/_settings", asked)
+    created = {name: one["settings"]["index"]["creation_date"] for name, one in response.body.items()}
+    names = sorted({live, *(name for name in created if pattern.fullmatch(name))})
+    found = []
+    for name in names:
+        found.append((yield from _version(name, _state(name, live, control), created.get(name, 0))))
+    return found
+
+
+def _state(name: str, live: str, control: Control) -> str:
+    if name == live:
+        return "live"
+    if control.step and name == control.target:
+        return "building"
+    return "kept" if name in control.kept else "left"
+
+
+def _version(name: str, state: str, created: Any) -> Flow[Version]:
+    stats = yield Request("GET", path_of(name, "_stats", "docs,store"), {"filter_path": "_all.primaries"})
+    figures: Mapping[str, Any] = stats.body.get("_all", {}).get("primaries", {})
+    stored = yield from find(name)
+    return Version(
+        name,
+        state,
+        int(figures.get("docs", {}).get("count", 0)),
+        int(figures.get("store", {}).get("size_in_bytes", 0)),
+        int(created),
+        stored,
+    )
+
+
+def drop_version(engine: Engine, alias: str, name: str, *, sleep: Callable[[float], object] = time.sleep) -> None:
+    """Delete a former version. Raises ReindexStopped for the live one, or one being built; IndexMissing."""
+    lock = Lock(engine, alias, sleep=sleep)
+    with lock.held() as control:
+        found = {one.name: one for one in engine.run(versions(alias))}
+        if name not in found:
+            raise IndexMissing(f"{name!r} is no version of {alias!r}", hint=f"there is {', '.join(found)}")
+        if found[name].state in ("live", "building"):
+            raise ReindexStopped(
+                f"{name} is {found[name].state}", hint="only a former version can be dropped; `knnex drop` takes all"
+            )
+        engine.run(_delete(name))
+        lock.save(kept={one: at for one, at in control.kept.items() if one != name})
+
+
+def _delete(name: str) -> Flow[None]:
+    yield Request("DELETE", path_of(name))
