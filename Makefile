@@ -11,7 +11,7 @@ JOBS   ?= 2
 ENGINE ?=
 # local (started here) or docker
 ENGINES ?= local
-PACKAGES := engines mappings encoders ingest query workers serving
+PACKAGES := engines mappings encoders ingest query evaluation workers serving
 
 .PHONY: help setup demo test lint types check bench bench-live simulate chaos table clean
 

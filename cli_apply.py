@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .client import Cluster
     from .ingest.reindex import Report, Step, Version
     from .ingest.reindex.applying import Applied
+    from .mappings import Stored
     from .mappings.plan import ChangePlan
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -88,12 +89,34 @@ def apply(
     _finish(done, as_json)
 
 
-def _gate(cluster: Cluster, judgments: Path | None, queries: Path | None, delta: float, recall: float | None) -> Any:
+def _gate(
+    cluster: Cluster, judgments: Path | None, queries: Path | None, delta: float, recall: float | None
+) -> Callable[[Stored, Stored], None] | None:
+    """What judges a new version before the swap, and prints both figures."""
     if judgments is None and recall is None:
         return None
-    from .evaluation.gate import gate_of
+    from .errors import ReindexStopped
+    from .evaluation.compare import compare
+    from .evaluation.gate import Gate
+    from .evaluation.judgments import read_judgments
 
-    return gate_of(cluster.engine, judgments, queries, min_ndcg_delta=delta, min_recall=recall, tell=screens.err.print)
+    given = read_judgments(judgments, queries) if judgments else None
+    limits = Gate(min_ndcg_delta=delta, min_recall=recall)
+
+    def judge(old: Stored, new: Stored) -> None:
+        found = compare(cluster.engine, old, new, given)
+        for one in (found.old, found.new):
+            ndcg = "" if one.ndcg is None else f"nDCG@{found.k} {one.ndcg:.4f}, "
+            screens.err.print(f"{one.index}: {ndcg}recall@{found.depth} {one.recall:.4f}", markup=False)
+        verdict = limits.judge(found)
+        if not verdict.passed:
+            raise ReindexStopped(
+                f"{new.index} is not good enough to take the place of {old.index}: {verdict}",
+                hint=f"both are kept: lower the gate and apply again, or `knnex abort {old.spec.index}`",
+            )
+        screens.err.print(f"the gate lets it pass: {verdict}", markup=False)
+
+    return judge
 
 
 def abort(

@@ -1,4 +1,4 @@
-"""The worker's and the feed's real code in 100,000 seeded schedules of kills, stops, cuts and restarts.
+"""The real code of workers, feed and re-index in 100,000 seeded schedules of kills, stops, cuts and restarts.
 
     make simulate ARGS="--schedules 100000 --first 0"
 
@@ -24,11 +24,11 @@ PART = 500
 
 def part(name: str, first: int, count: int) -> list[tuple[int, list[str], list[str]]]:
     """What breaks in some schedules of a scenario: seed, what is wrong, the steps."""
-    from test_simulator import SCENARIOS, World
+    from test_simulator import SCENARIOS, build
 
     broken = []
     for seed in range(first, first + count):
-        world = World(seed, SCENARIOS[name])
+        world = build(seed, SCENARIOS[name])
         if wrong := world.play():
             broken.append((seed, wrong, world.schedule.trace))
     return broken

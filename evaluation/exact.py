@@ -93,7 +93,8 @@ class _Best:
         self, probes: Matrix, k: int, own: Sequence[str | None], found: Sequence[Sequence[str]], metric: str
     ) -> None:
         self.metric, self.k, self.own = metric, k, own
-        self.probes = _unit(probes) if metric != "l2" else probes.astype(np.float32)
+        self.directed = metric in ("cosine", "dot_product")
+        self.probes = _unit(probes) if self.directed else probes.astype(np.float32)
         self.scores = np.full((len(probes), k), -np.inf, dtype=np.float32)
         self.wanted: dict[str, list[int]] = {}
         for number, ids in enumerate(found):
@@ -118,7 +119,7 @@ class _Best:
 
     def _score(self, rows: Matrix) -> Matrix:
         if self.metric != "l2":
-            return np.asarray(self.probes @ _unit(rows).T)
+            return np.asarray(self.probes @ (_unit(rows) if self.directed else rows).T)
         # |a - b|² = |a|² - 2ab + |b|², nearest highest.
         squares = np.einsum("ij,ij->i", rows, rows)
         return np.asarray(2 * self.probes @ rows.T - squares - np.einsum("ij,ij->i", self.probes, self.probes)[:, None])

@@ -54,8 +54,8 @@ KINDS: dict[Kind, str] = {
     "mapping": "a vector field that is not as the spec has it",
     "count": "a search sees another number of documents than there are",
 }
-# A unit vector as float32, or as an engine keeps it.
-_UNIT = 1e-3
+# A unit vector as an engine keeps it, in numbers of 16 bits at least.
+_UNIT = 1e-2
 
 
 @dataclass(frozen=True, slots=True)

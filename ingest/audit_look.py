@@ -76,15 +76,18 @@ class Looker:
             made, start = _matrix(target, name, texts)[0].astype(np.float64), 0
             for one, passages in held:
                 rows, start = made[start : start + len(passages.texts)], start + len(passages.texts)
-                apart = _apart(passages.vectors, rows, directed=embedding.similarity != "l2")
+                apart = _apart(passages.vectors, rows, directed=embedding.similarity in ("cosine", "dot_product"))
                 if apart > _CLOSE:
                     detail = f"it is {apart:.3g} away from the model's, as a share of its length"
                     yield Fault("foreign", one.change.id, name, detail, one.change.routing)
 
     def _duplicates(self, page: Sequence[Looked]) -> Iterator[Fault]:
-        """Only a document with a routing can have a copy elsewhere; of a pair one speaks for both."""
+        """Only a document with a routing can have a copy elsewhere; of a pair one speaks for both.
+
+        Where others write, two documents of one id under two routings are two documents.
+        """
         routed = {one.change.id for one in page if one.change.routing is not None}
-        if self.reader.laid.shards == 1 or not routed:
+        if self.reader.laid.shards == 1 or self.stored.attached or not routed:
             return
         copies = self.reader.copies(sorted(routed))
         for one in page:

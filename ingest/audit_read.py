@@ -112,8 +112,7 @@ class Reader:
                 yield from self._shard(shard, head.checkpoint, deleted)
 
     def _shard(self, shard: int, upto: int, deleted: bool) -> Iterator[list[Looked]]:
-        copy = feed._COPY.get(self.engine.dialect.product, "")
-        params = {**_STRICT, "preference": f"_shards:{shard}{copy}"}
+        params = feed.on_shard(self.engine.dialect, shard)
         after, size = -1, _FIRST
         while after < upto:
             # In steps: a search sorts all that it is asked for.

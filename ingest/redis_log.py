@@ -272,15 +272,6 @@ class RedisLog(RedisStreams):
                 return False
             raise
 
-    def wait(self, timeout: float) -> bool:
-        """Block until an event is appended to any index, `timeout` seconds at most; whether one was."""
-        streams = {stream(index, lane): "$" for index in self.indexes() for lane in LANES}
-        if not streams:
-            time.sleep(timeout)
-            return False
-        with self.talking():
-            return bool(self.redis.xread(streams, count=1, block=max(1, int(timeout * 1000))))
-
     def tidy(self) -> int:
         """Drop the names of consumers that hold nothing and were not seen for an hour; how many."""
         dropped = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from .events import Event, dump
@@ -57,6 +58,15 @@ class RedisStreams(RedisNotes):
         """The indexes that ever had an event, sorted."""
         with self.talking():
             return tuple(sorted(text_in(name) for name in self.redis.smembers(_INDEXES)))
+
+    def wait(self, timeout: float) -> bool:
+        """Block until an event is appended to any index, `timeout` seconds at most; whether one was."""
+        streams = {stream(index, lane): "$" for index in self.indexes() for lane in LANES}
+        if not streams:
+            time.sleep(timeout)
+            return False
+        with self.talking():
+            return bool(self.redis.xread(streams, count=1, block=max(1, int(timeout * 1000))))
 
     def append(self, events: Sequence[Event], lane: Lane = "live", mark: Mark | None = None) -> list[str]:
         """Append events, one script for each index; their positions in the order given."""

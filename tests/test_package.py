@@ -32,12 +32,12 @@ RANKS = [
     {"mappings"},
     {"encoders"},
     {"ingest", "query"},
-    {"index"},
+    {"index", "evaluation"},
     {"client", "workers"},
     {"serving"},
     {"screens"},
-    {"screens_watch"},
-    {"cli", "cli_buried", "cli_follow", "cli_ingest", "cli_serve", "cli_watch", "cli_worker", "__main__"},
+    {"screens_plan", "screens_watch"},
+    {path.stem for path in ROOT.glob("cli*.py")} | {"__main__"},
 ]
 
 

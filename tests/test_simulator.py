@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from simulator.reindexing import BACK, FORWARD, Reindex, build
 from simulator.world import Scenario, World
 
 from knnex.ingest import apply, bulk
@@ -23,6 +24,15 @@ SCENARIOS = {
     "three": Scenario(workers=3, events=20),
     "feed": Scenario(foreign=10, kills=0.02),
     "calm": Scenario(kills=0, freezes=0.002, restarts=0, faults=0.01, events=30),
+    "reindex": Reindex(),
+    "reindex versions": Reindex(versions=True),
+    "reindex beside strangers": Reindex(foreign=8, moves=(FORWARD, BACK)),
+    "reindex of strangers": Reindex(
+        own=False, workers=0, foreign=20, moves=(FORWARD, FORWARD, BACK), restarts=0.01, coordinators=2
+    ),
+    "reindex by two": Reindex(coordinators=2, moves=(FORWARD, BACK)),
+    "reindex misled": Reindex(hostile=12, pace=1, events=10),
+    "reindex and feed": Reindex(own=False, workers=0, foreign=14, followers=1, moves=(FORWARD, BACK)),
 }
 
 
@@ -37,7 +47,7 @@ def _quiet() -> Iterator[None]:
 
 def first_failure(scenario: Scenario, seeds: range) -> tuple[int, list[str], World] | None:
     for seed in seeds:
-        world = World(seed, scenario)
+        world = build(seed, scenario)
         if wrong := world.play():
             return seed, wrong, world
     return None

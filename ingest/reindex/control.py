@@ -56,6 +56,8 @@ class Control:
     @property
     def holder(self) -> str:
         """Who holds it, for people."""
+        if not self.owner:
+            return "somebody who has just ended"
         user, host, pid, *_ = self.owner.split(" ")
         return f"process {pid} of {user} on {host}"
 

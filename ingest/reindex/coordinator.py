@@ -157,6 +157,8 @@ class Coordinator:
     def _begin(self, control: Control, stored: Stored) -> Control:
         """Take up what is under way, or begin."""
         if control.step in _NOTHING:
+            if self.back == stored.index:  # another one that was waited for has returned to it
+                raise ReindexStopped(f"{self.alias!r} points at {self.back} already")
             target = self.back or self._ask(partial(cutover.next_version, self.alias))
             cursors = control.kept.get(self.back, {}) if self.back else {}
             return self.lock.save(step="make", source=stored.index, target=target, cursors=cursors, settings={})

@@ -192,6 +192,7 @@ class Reindexing(World):
         back = self.former if where == BACK else ""
         if control.step:
             back = control.target if control.target in control.kept else ""
+            model = _model(self.engine.indexes[control.target]) if control.target in self.engine.indexes else model
         elif back and engine.run(load(INDEX)).index == back:
             return
         stall = Short()

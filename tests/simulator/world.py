@@ -75,6 +75,7 @@ class Scenario:
     pace: int = 1  # the most steps that a producer waits between two writes
     kills: float = 0.004
     freezes: float = 0.01
+    longest: int = 120  # steps that a frozen process misses
     restarts: float = 0.01
     faults: float = 0.05
 
@@ -223,7 +224,7 @@ class World:
             if luck < mine.kills:
                 self.schedule.kill(victim)
             else:
-                self.schedule.freeze(victim, self.chance.randrange(5, 120))
+                self.schedule.freeze(victim, self.chance.randrange(5, mine.longest))
         elif luck < mine.kills + mine.freezes + mine.restarts:
             self.engine.restart()
         self._replace_dead()

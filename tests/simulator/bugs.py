@@ -1,0 +1,84 @@
+"""Protocols that are broken, each in one place, which the simulator must find."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from knnex.ingest.reindex import Coordinator, cutover
+
+from .reindexing import FORWARD, Reindex
+from .shard import Shard
+from .world import Scenario
+
+Bug = Callable[[pytest.MonkeyPatch], Scenario]
+
+
+def barrier_not_awaited(patch: pytest.MonkeyPatch) -> Scenario:
+    """What workers took before the new version was announced is not waited for."""
+    patch.setattr(Coordinator, "_wait_for_log", lambda *_: None)
+    return Reindex(freezes=0.02)
+
+
+def no_must_exist(patch: pytest.MonkeyPatch) -> Scenario:
+    """The alias is put on the new version although it has left the old one."""
+    moved = cutover._moved
+
+    def moving(*args: Any) -> list[dict[str, Any]]:
+        away, there = moved(*args)
+        return [{"remove": {key: value for key, value in away["remove"].items() if key != "must_exist"}}, there]
+
+    patch.setattr(cutover, "_moved", moving)
+    return Reindex(hostile=40, pace=1, events=10)
+
+
+def no_block(patch: pytest.MonkeyPatch) -> Scenario:
+    """Others go on writing while the alias moves."""
+    patch.setattr(Coordinator, "_blocks", lambda _: False)
+    return Reindex(own=False, workers=0, foreign=20, pace=20)
+
+
+def swapped_uncompared(patch: pytest.MonkeyPatch) -> Scenario:
+    """What others deleted meanwhile is not looked for."""
+    patch.setattr(Coordinator, "_compare", lambda *_: None)
+    patch.setattr(Coordinator, "_count", lambda *_: 0)
+    return Reindex(own=False, workers=0, foreign=20, pace=20)
+
+
+def copies_counted_anew(patch: pytest.MonkeyPatch) -> Scenario:
+    """A copy gets a version of the engine, and not that of its original."""
+    index = Shard._index
+
+    def counting(self: Shard, id_: str, action: Any, source: Any) -> Any:
+        held = self.documents.get(id_)
+        return index(self, id_, action | {"version": held["version"] + 1 if held else 1}, source)
+
+    patch.setattr(Shard, "_index", counting)
+    return Reindex()
+
+
+def written_by_the_alias(patch: pytest.MonkeyPatch) -> Scenario:
+    """A batch that was made for one version goes where the alias points by then."""
+    from knnex.ingest import Target
+
+    patch.setattr(Target, "address", property(lambda self: self.alias))
+    return Reindex()
+
+
+def not_announced(patch: pytest.MonkeyPatch) -> Scenario:
+    """Workers are not told of the new version."""
+    patch.setattr(cutover, "announce", lambda *_: iter(()))
+    return Reindex()
+
+
+BUGS: list[Bug] = [
+    barrier_not_awaited,
+    no_must_exist,
+    no_block,
+    swapped_uncompared,
+    written_by_the_alias,
+    not_announced,
+]
+__all__ = ["BUGS", "FORWARD"]
