@@ -26,10 +26,9 @@ from .index import AsyncIndex, Index
 from .ingest import EventLog, open_log
 from .ingest.attach import attach, detach, examine, fill
 from .ingest.feed_state import FeedReport
-from .ingest.reindex import Options, Step, Version, abort, drop_version, roll_back, versions
+from .ingest.reindex import Gate, Options, Step, Version, abort, drop_version, roll_back, versions
 from .ingest.reindex import Report as MoveReport
 from .ingest.reindex.applying import Applied, apply, planned
-from .ingest.reindex.coordinator import Gate
 from .mappings import Spec, create, drop, find, load_spec
 from .mappings.attach_spec import DEFAULT_ENCODER
 from .mappings.plan import ChangePlan

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from .control import read as read_control
-from .coordinator import Coordinator, Options, Report, Step
+from .coordinator import Coordinator
+from .report import Gate, Options, Report, Step
 from .runs import Version, abort, drop_version, reindex, roll_back, versions
 
 __all__ = [
     "Coordinator",
+    "Gate",
     "Options",
     "Report",
     "Step",

@@ -21,8 +21,8 @@ from ..feed_state import FeedReport, forget_feed
 from ..log import EventLog
 from ..target import make_target
 from .control import Lock, read
-from .coordinator import Gate, Options, Report, Step
 from .reading import Held, scan
+from .report import Gate, Options, Report, Step, Tell
 from .runs import reindex
 
 #: What is under way in place, by the name of its step: documents are written again, or get the vectors they lack.
@@ -39,9 +39,6 @@ class Applied:
     rewritten: int = 0
     filled: FeedReport | None = None
     moved: Report | None = None
-
-
-Tell = Callable[[Step], object]
 
 
 def planned(engine: Engine, spec: Spec) -> ChangePlan:

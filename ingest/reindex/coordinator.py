@@ -11,33 +11,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
 
-from ...engines import Engine, Flow
+from ...engines import Engine
 from ...errors import EngineError, KnnexError, ReindexStopped
 from ...mappings import Stored, find, load, write_alias
 from .. import feed
-from ..bulk import Patience
-from ..feed_read import patiently
 from ..feed_state import Cursor
 from ..log import EventLog
 from ..positions import version_of
 from ..prepare import Target
 from . import cutover
 from .compare import Compared, Comparer
-from .control import TTL, Checkpoints, Control, Lock
-from .copying import Copied, Copier
-from .reading import Held, page
+from .control import Control
+from .copying import Copier
+from .filling import FEW, Filling, checkpoints
+from .report import Gate, Options, Report, Step, Tell
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-# A round of catching up that finds no more than so many changes was the last one.
-_FEW = 200
 # Seconds between two looks at a log that is to be drained.
 _LOOK = 0.05
 _COMPARISONS, _CUTS = 10, 8
@@ -45,56 +40,7 @@ _COMPARISONS, _CUTS = 10, 8
 _NOTHING = ("", "rewrite", "fill")
 
 
-@dataclass(frozen=True)
-class Step:
-    """How far a step is: `done` of `total` documents, where it has any."""
-
-    name: str
-    done: int = 0
-    total: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to go about it. Times are in seconds."""
-
-    #: Documents copied at once.
-    page: int = 500
-    #: Whether writes are refused while the alias is swapped; None: where others than knnex write to the index.
-    block: bool | None = None
-    #: How long they may be refused at a time; where more is left to do by then, they go on, and it is tried again.
-    stall: float = 2.0
-    #: How long the log may make no headway while all that was accepted before is waited for.
-    headway: float = 120.0
-    #: After how long without a sign of life another coordinator counts as gone.
-    ttl: float = TTL
-    beats: bool = True
-    patience: Patience = field(default_factory=Patience)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was done: the version that was searched before and the one that is now, what was copied and compared.
-
-    `stalls` are the seconds for which writes were refused, one for each time; `seconds` those of each step.
-    """
-
-    alias: str
-    source: str
-    target: str
-    copied: Copied = field(default_factory=Copied)
-    compared: Compared = field(default_factory=Compared)
-    rounds: int = 0
-    stalls: tuple[float, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
-
-
-Tell = Callable[[Step], object]
-Gate = Callable[[Stored, Stored], object]
-
-
-class Coordinator:
+class Coordinator(Filling):
     """Moves an alias from one version index to another, which is made if need be.
 
     `wanted` gives what the new version is to hold, by its name; `back` is the name of a former version to return to
@@ -116,13 +62,9 @@ class Coordinator:
         sleep: Callable[[float], object] = time.sleep,
         copying: Executor | None = None,
     ) -> None:
-        self.engine, self.events, self.alias = engine, events, alias
-        self.open_target, self.wanted, self.back, self.gate = open_target, wanted, back, gate
-        self.options, self.tell, self.sleep, self._copying = options or Options(), tell, sleep, copying
-        self.lock = Lock(engine, alias, ttl=self.options.ttl, beats=self.options.beats, sleep=sleep)
-        self.report = Report(alias, "", "")
-        self.others = False
-        self._cursor = Cursor("")
+        super().__init__(engine, alias, back, options or Options(), tell, sleep)
+        self.events, self.open_target, self.wanted, self.gate = events, open_target, wanted, gate
+        self._copying = copying
         self._seconds: dict[str, float] = {}
 
     def run(self) -> Report:
@@ -224,59 +166,6 @@ class Coordinator:
                 )
             self.sleep(_LOOK)
 
-    def _copy(self, copier: Copier) -> None:
-        """Copy all there is, and then what has changed meanwhile, until that is little."""
-        self.lock.save(step="copy")
-        looking = bool(self.back or self._cursor.shards) or copier.kept < copier.target.spec.embeddings.keys()
-        while True:
-            count = self._round(copier, looking=looking)
-            self.report = replace(self.report, rounds=self.report.rounds + 1)
-            looking = True
-            if count <= _FEW:
-                return
-
-    def _round(self, copier: Copier, *, looking: bool, step: str = "copy") -> int:
-        """Copy the changes up to where the shards stand now; how many there were."""
-        index = copier.source.index
-        heads = self._ask(partial(feed.heads, index))
-        behind = self._cursor.behind(heads)
-        # After the checkpoints were asked for: all up to them is visible then.
-        self._ask(partial(feed.refresh, index))
-        done, total = 0, sum(behind.values())
-        for shard in [shard for shard, count in behind.items() if count]:
-            for count in self._shard(copier, shard, heads[shard], looking):
-                done += count
-                self.tell(Step(step, min(done, total), total))
-        return done
-
-    def _shard(self, copier: Copier, shard: int, head: feed.Head, looking: bool) -> Any:
-        """Copy one shard, a page at a time; the next is read while one is written."""
-        writing: Future[Copied] | None = None
-        after = self._cursor.after(shard, head)
-        reached = after
-        stored = copier.source
-        while after < head.checkpoint:
-            found: list[Held] = self._ask(
-                partial(
-                    page, stored.index, stored.spec, self.engine.dialect, shard, after, head.checkpoint,
-                    self.options.page, copier.left_out,
-                )
-            )  # fmt: skip
-            self._note(writing, shard, head, reached)
-            reached = after = found[-1].seq_no if found else head.checkpoint
-            self.others = self.others or any(not one.ours for one in found)
-            writing = self.pool.submit(copier.copy, found, looking=looking)
-            yield len(found)
-        self._note(writing, shard, head, reached)
-
-    def _note(self, writing: Future[Copied] | None, shard: int, head: feed.Head, reached: int) -> None:
-        """Wait for a page to be written, and note how far that is."""
-        if writing is None:
-            return
-        self.report = replace(self.report, copied=self.report.copied + writing.result())
-        self._cursor = self._cursor.moved(shard, head, reached)
-        self.lock.save(cursors=_checkpoints(self._cursor.shards))
-
     def _settle(self, control: Control, target: Target) -> None:
         """Searchable now, with the copies it is to have."""
         if control.settings or self.lock.control.settings:
@@ -335,13 +224,13 @@ class Coordinator:
 
     def _swap(self, copier: Copier, comparer: Comparer) -> None:
         source, target = comparer.source.index, comparer.target.index
-        self.lock.save(step="swap", cursors=_checkpoints(self._cursor.shards))
+        self.lock.save(step="swap", cursors=checkpoints(self._cursor.shards))
         if not self._blocks():
             self._move(source, target, self._heads(target))
             return
         for _ in range(_CUTS):
             # What little is left is encoded before, and not while writers wait.
-            while self._round(copier, looking=True, step="swap") > _FEW:
+            while self._round(copier, looking=True, step="swap") > FEW:
                 pass
             began = time.monotonic()
             try:
@@ -390,7 +279,7 @@ class Coordinator:
 
     def _move(self, source: str, target: str, heads: Mapping[int, feed.Head]) -> None:
         """Swap; what the target gets from here on is what the source will lack."""
-        at = _checkpoints({shard: (head.history, head.checkpoint) for shard, head in heads.items()})
+        at = checkpoints({shard: (head.history, head.checkpoint) for shard, head in heads.items()})
         self.lock.save(kept={**self.lock.control.kept, source: at})
         # Not tried again: an answer that was lost may have been a yes.
         try:
@@ -422,10 +311,3 @@ class Coordinator:
             work()
         finally:
             self._seconds[name] = round(time.monotonic() - began, 3)
-
-    def _ask(self, flow: Callable[[], Flow[T]]) -> T:
-        return patiently(self.engine, flow, self.options.patience, self.sleep)
-
-
-def _checkpoints(shards: Mapping[int, tuple[str, int]]) -> Checkpoints:
-    return {str(shard): (one[0], one[1]) for shard, one in shards.items()}

@@ -17,7 +17,8 @@ from ..prepare import Target
 from ..target import make_target
 from . import cutover
 from .control import Control, Lock, read
-from .coordinator import Coordinator, Gate, Options, Report, Step
+from .coordinator import Coordinator
+from .report import Gate, Options, Report, Tell
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,6 @@ class Version:
     bytes: int
     created: int
     stored: Stored | None
-
-
-Tell = Callable[[Step], object]
 
 
 def reindex(
