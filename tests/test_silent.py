@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -84,6 +85,18 @@ def test_what_a_silent_worker_had_is_tried_as_soon_as_its_lease_is_over(
     assert log.backlog(index_name).pending == 3
     awaited(lambda: worker.drain() or not log.backlog(index_name).total)
     assert set(held(engine, index_name)) == {"1", "2", "3"}
+
+
+@one_engine
+def test_a_process_that_was_started_serves_whoever_opened_the_same_index(
+    engine: Engine, index_name: str, minilm: str, worker: Worker
+) -> None:
+    made(engine, films(index_name, minilm))
+    first = worker.targets.get(index_name)
+    worker.quarantine.warm(first)
+    started = worker.quarantine.pid
+    awaited(lambda: worker.quarantine.open(replace(first), 1.0) == "ready")
+    assert worker.quarantine.pid == started
 
 
 @one_engine

@@ -1,4 +1,4 @@
-"""The worker's code in thousands of worlds in which everything fails that can; the same seed is the same world."""
+"""The code of workers, feed and re-index in thousands of worlds in which everything fails that can; the same seed is the same world."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from simulator.bugs import BUGS as REINDEX_BUGS
 from simulator.reindexing import BACK, FORWARD, Reindex, build
 from simulator.world import Scenario, World
 
@@ -26,13 +27,13 @@ SCENARIOS = {
     "calm": Scenario(kills=0, freezes=0.002, restarts=0, faults=0.01, events=30),
     "reindex": Reindex(),
     "reindex versions": Reindex(versions=True),
-    "reindex beside strangers": Reindex(foreign=8, moves=(FORWARD, BACK)),
-    "reindex of strangers": Reindex(
-        own=False, workers=0, foreign=20, moves=(FORWARD, FORWARD, BACK), restarts=0.01, coordinators=2
-    ),
+    "reindex beside strangers": Reindex(foreign=8),
+    # Where an engine forgets deletes, versions of what others make again are no longer comparable after a second move.
+    "reindex there and back": Reindex(foreign=8, moves=(FORWARD, BACK), restarts=0),
+    "reindex of strangers": Reindex(own=False, workers=0, foreign=20, restarts=0.01, coordinators=2),
     "reindex by two": Reindex(coordinators=2, moves=(FORWARD, BACK)),
     "reindex misled": Reindex(hostile=12, pace=1, events=10),
-    "reindex and feed": Reindex(own=False, workers=0, foreign=14, followers=1, moves=(FORWARD, BACK)),
+    "reindex and feed": Reindex(own=False, workers=0, foreign=14, followers=1),
 }
 
 
@@ -192,6 +193,7 @@ BUGS: list[Callable[[pytest.MonkeyPatch], Scenario]] = [
     blind_retry,
     max_seen,
     upsert_enrichment,
+    *REINDEX_BUGS,
 ]
 
 

@@ -85,9 +85,10 @@ class Quarantine:
         with self._opening:
             if self._is_refused(target):
                 return "impossible"
-            if self._target is target and self._state == "ready" and self._lost():
+            if self._target == target and self._state == "ready" and self._lost():
                 self._end()
-            if self._target is not target:
+            # Two threads may have opened the same target, each for itself: what is being started serves both.
+            if self._target != target:
                 self._begin_opening(target)
             if self._state == "starting":
                 self._hear_of_opening(wait)

@@ -82,7 +82,15 @@ class Copier:
         for part in distinct(found):
             wanted = self._lacking(part) if looking else part
             done += Copied(stale=len(part) - len(wanted))
-            done += self._copy(wanted) if wanted else Copied()
+            made = self._copy(wanted) if wanted else Copied()
+            if looking and made.stale and (left := self._lacking(wanted)):
+                # Deleted there under a newer version, which an engine forgets after a while (index.gc_deletes).
+                raise EngineBusy(
+                    f"{self.target.stored.index} does not take {len(left)} documents yet, {left[0].id!r} first: they "
+                    "were deleted and made again",
+                    hint="run it again in a minute",
+                )
+            done += made
         return done
 
     def _lacking(self, found: Sequence[Held]) -> list[Held]:
