@@ -105,13 +105,13 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     url: Url = None,
 ) -> None:
-    """Delete an index that knnex made, with all its documents."""
+    """Delete an index that knnex made, with all its documents and former versions."""
     from .client import connect
 
     with connect(url) as cluster:
-        held = cluster.index(index).stored.index
+        held = ", ".join(one.name for one in cluster.versions(index))
         if not yes:
-            typer.confirm(f"Delete {held} and all its documents?", abort=True, err=True)
+            typer.confirm(f"Delete {held} and all documents?", abort=True, err=True)
         cluster.drop(index)
     screens.out.print(f"Deleted {held}.")
 

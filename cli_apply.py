@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from . import screens
+from . import screens, screens_plan
 
 if TYPE_CHECKING:
     from .client import Cluster
@@ -80,10 +79,10 @@ def apply(
             _print_requests(planned, cluster, as_json)
             return
         if planned and not as_json:
-            _print_plan(planned)
+            screens_plan.plan(planned, str(cluster.engine.dialect))
+        judge = _gate(cluster, gate, queries, min_ndcg_delta, min_recall)
         if planned and not yes:
             typer.confirm("Do this?", abort=True, err=True)
-        judge = _gate(cluster, gate, queries, min_ndcg_delta, min_recall)
         with progress(f"apply {wanted.index}") as show:
             done = cluster.apply(wanted, gate=judge, options=Options(block=block, stall=stall), progress=show)
     _finish(done, as_json)
@@ -176,14 +175,16 @@ def versions(
     if as_json:
         screens.print_json([_row(one) for one in found])
         return
-    table = Table("version", "state", "documents", "size", "made", "vectors", box=None, pad_edge=False)
+    rows = []
     for one in found:
         row = _row(one)
         made = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created / 1000))
-        vectors = [f"{name}: {by} ({row['fingerprints'][name][:12]})" for name, by in row["encoders"].items()]
-        size = f"{one.bytes / 1e6:,.1f} MB"
-        table.add_row(one.name, one.state, f"{one.documents:,}", size, made, "\n".join(vectors))
-    screens.out.print(table)
+        # Of a model's directory the last names tell enough.
+        models = {name: "/".join(by.split("/")[-2:]) for name, by in row["encoders"].items()}
+        vectors = ", ".join(f"{name}: {by} ({row['fingerprints'][name][:12]})" for name, by in models.items())
+        rows.append((one.name, one.state, f"{one.documents:,}", screens_plan.size(one.bytes), made, vectors))
+    heads = ("version", "state", "documents", "size", "made", "vectors")
+    screens_plan.columns(heads, rows, ["green" if one.state == "live" else "" for one in found])
 
 
 def _row(one: Version) -> dict[str, Any]:
@@ -232,15 +233,6 @@ def _plain(label: str) -> Callable[[Step], None]:
     return show
 
 
-def _print_plan(planned: ChangePlan) -> None:
-    for one in planned.operations:
-        screens.out.print(f"{one.kind}: {one.describe()}: {one.reason}", markup=False)
-    if planned.new_version:
-        screens.out.print(f"{planned.new_version.target} is built beside {planned.new_version.source}.", markup=False)
-    for note in planned.notes:
-        screens.out.print(f"note: {note}", markup=False)
-
-
 def _print_requests(planned: ChangePlan, cluster: Cluster, as_json: bool) -> None:
     rows = planned.rows(cluster.engine.dialect)
     if as_json:
@@ -253,7 +245,7 @@ def _print_requests(planned: ChangePlan, cluster: Cluster, as_json: bool) -> Non
     if not planned:
         screens.out.print("Nothing has to be done.")
     elif planned.new_version:
-        _print_plan(planned)
+        screens_plan.plan(planned, str(cluster.engine.dialect))
 
 
 def _finish(done: Applied, as_json: bool) -> None:

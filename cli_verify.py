@@ -105,7 +105,7 @@ def _print(index: str, done: AuditReport) -> None:
 def _print_end(done: AuditReport) -> None:
     found = sum(done.faults.values())
     if done.repaired is not None and found:
-        screens.out.print(f"{done.repaired:,} documents were repaired, {len(done.left):,} faults are left")
+        screens.out.print(f"{done.repaired:,} documents were repaired, {done.left_count:,} faults are left")
     for fault in done.left[:_NAMED]:
         screens.out.print(f"    {escape(screens.tame(str(fault)))}")
     if done.clean:

@@ -26,7 +26,7 @@ def plan(done: ChangePlan, where: str) -> None:
     else:
         out.print(f"[bold]{escape(done.alias)}[/] ({escape(where)}): {_count(len(done.operations), 'change')}")
         rows = [(one.kind, tame(one.describe()), one.reason) for one in done.operations]
-        _rows(("how", "what", "why"), rows, [_COLORS[one.kind] for one in done.operations])
+        columns(("how", "what", "why"), rows, [_COLORS[one.kind] for one in done.operations])
     if version := done.new_version:
         parts = [f"vectors made anew: {', '.join(version.encode)}" if version.encode else ""]
         parts += [f"copied: {', '.join(version.reuse)}" if version.reuse else ""]
@@ -70,7 +70,7 @@ def footprints(title: str, levels: Sequence[Footprint], chosen: Footprint | None
         cells = (one.raw, one.quantized, one.graph, one.disk, one.memory)
         rows.append((f"{one.name}{' *' if is_chosen else ''}", *map(size, cells)))
         colors.append("bold" if is_chosen else "")
-    _rows(("level", "as they are", "quantized", "graph", "disk in all", "memory"), rows, colors)
+    columns(("level", "as they are", "quantized", "graph", "disk in all", "memory"), rows, colors)
 
 
 def fitting(levels: Sequence[Footprint], memory: float) -> None:
@@ -79,7 +79,7 @@ def fitting(levels: Sequence[Footprint], memory: float) -> None:
     out.print(f"Into {size(memory)} of page cache fit: {', '.join(names) if names else 'none of them'}.")
 
 
-def _rows(heads: Sequence[str], rows: Iterable[Sequence[str]], colors: Sequence[str]) -> None:
+def columns(heads: Sequence[str], rows: Iterable[Sequence[str]], colors: Sequence[str]) -> None:
     """A table on a terminal, and columns of plain text elsewhere, where nothing may be cut or broken."""
     rows = list(rows)
     if out.is_terminal:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -47,7 +48,7 @@ def bugs(first: int, most: int) -> dict[str, int | None]:
 
 
 def main() -> None:
-    from test_simulator import SCENARIOS
+    from test_simulator import SCENARIOS, cost
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--schedules", type=int, default=100_000, help="over all scenarios")
@@ -56,13 +57,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
     names = [options.scenario] if options.scenario else list(SCENARIOS)
-    share = -(-options.schedules // len(names))
+    whole = sum(1 / cost(SCENARIOS[name]) for name in names)
+    shares = {name: math.ceil(options.schedules / cost(SCENARIOS[name]) / whole) for name in names}
     logging.getLogger("knnex").setLevel(logging.CRITICAL)
     started, broken = time.perf_counter(), 0
     with ProcessPoolExecutor(options.processes) as pool:
         runs = [
             (name, pool.submit(part, name, options.first + start, min(PART, share - start)))
-            for name in names
+            for name, share in shares.items()
             for start in range(0, share, PART)
         ]
         for done, (name, run) in enumerate(runs, start=1):
@@ -70,10 +72,10 @@ def main() -> None:
                 broken += 1
                 print(f"{name}, seed {seed}: {wrong}", *(trace if options.schedules == 1 else ()), sep="\n")
             if done % 20 == 0 or done == len(runs):
-                print(f"{done * PART:,} schedules, {broken} broken", flush=True)
+                print(f"{done} of {len(runs)} parts, {broken} broken", flush=True)
     result = {
-        "schedules": share * len(names),
-        "scenarios": names,
+        "schedules": sum(shares.values()),
+        "scenarios": shares,
         "first_seed": options.first,
         "broken": broken,
         "seconds": round(time.perf_counter() - started, 1),

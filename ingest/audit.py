@@ -14,7 +14,7 @@ from typing import Any
 
 from ..engines import Engine, Flow, Request, path_of
 from ..errors import InputError
-from ..mappings import PROVENANCE, Stored
+from ..mappings import PROVENANCE, Stored, write_alias
 from .audit_checks import Fault, Kind
 from .audit_look import Looker
 from .audit_read import Looked, Reader, layout
@@ -58,12 +58,13 @@ class AuditReport:
     compared: int = 0
     repaired: int | None = None
     left: tuple[Fault, ...] = ()
+    left_count: int = 0
     seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
         """Whether nothing is wrong, or nothing any more."""
-        return not (self.faults if self.repaired is None else self.left)
+        return not (self.faults if self.repaired is None else self.left_count)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -86,7 +87,8 @@ def audit(
 ) -> AuditReport:
     """Look at every document of an index version, or at a random `sample` of at most 10,000.
 
-    `alias` is what it is searched and written by: that of its spec, unless another is given. `encode` is of how many
+    `alias` is what it is searched and written by: that of its spec, unless another is given; a version's own name means
+    that version alone, wherever the alias points, and it is written by its own (`write_alias`). `encode` is of how many
     documents the vectors are made again and compared; `keep` how many faults are named. `repair` gives documents their
     vectors again, each only if it is still the one that was read. What is written meanwhile is not looked at.
 
@@ -96,7 +98,8 @@ def audit(
     if sample is not None and not 1 <= sample <= MAX_SAMPLE:
         raise InputError(f"a sample of {sample:,} documents", hint=f"take 1 to {MAX_SAMPLE:,}, or all of them")
     started, name, patience = time.monotonic(), alias or stored.spec.index, patience or Patience()
-    target = (open_target or (lambda: make_target(name, stored)))() if encode or repair else None
+    address = write_alias(stored.index) if name == stored.index and not stored.attached else name
+    target = (open_target or (lambda: make_target(address, stored)))() if encode or repair else None
     reader = Reader(engine, stored, engine.run(layout(stored)), patience, sleep)
     heads = reader.heads()
     total = reader.ask(lambda: _count(stored.index))
@@ -121,6 +124,7 @@ def audit(
         compared=looker.compared,
         repaired=mended.repaired if mender else None,
         left=(*whole, *mended.left) if mender else (),
+        left_count=len(whole) + mended.left_count if mender else 0,
         seconds=time.monotonic() - started,
     )
 
@@ -197,7 +201,7 @@ def _whole(reader: Reader, alias: str) -> Iterator[Fault]:
             detail = f"it has {dims} dims, not {resolved.dims}" if dims else "there is no vector field of that name"
             yield Fault("mapping", embedding=name, detail=detail)
     alive = shown = 0
-    for _ in range(0 if stored.attached else 3):  # somebody may write between the two
+    for _ in range(0 if stored.attached or alias == stored.index else 3):  # somebody may write between the two
         alive, shown = reader.ask(lambda: _alive(stored.index)), reader.ask(lambda: _count(alias))
         if alive == shown:
             return

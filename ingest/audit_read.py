@@ -138,7 +138,7 @@ class Reader:
         for start in range(0, len(ids), _FIRST):
             clause = {"ids": {"values": list(ids[start : start + _FIRST])}}
             for deleted in (False, True):
-                found += self._page(clause, _STRICT, 10_000, deleted)
+                found += self._page(clause, _STRICT, 10 * _FIRST, deleted)
         return found
 
     def random(self, count: int) -> list[str]:

@@ -25,6 +25,8 @@ Key = tuple[str, str | None]
 
 # A repair met by another write is tried again; who is written so often is left to the next audit.
 _ROUNDS = 4
+# Documents repaired at once, and faults that are named where they are left.
+_AT_ONCE, _NAMED = 256, 10_000
 _ENCODE = frozenset({"missing", "lost", "unmarked", "stale", "mixed", "dims", "norm", "chunks", "foreign"})
 # The vector may have come from the cache.
 _ANEW = frozenset({"dims", "norm", "chunks", "foreign"})
@@ -35,6 +37,8 @@ class Mended:
     """How many documents are well again, and what is still wrong."""
 
     repaired: int = 0
+    left_count: int = 0
+    # The first of those that are left.
     left: list[Fault] = field(default_factory=list)
 
 
@@ -53,7 +57,12 @@ class Mender:
         compared = {fault.key for fault in faults if fault.kind == "foreign"}
         # What made a vector a foreign one only shows when it is made again.
         looker = Looker(self.reader, self.target, lambda one: one.key in compared)
-        keys, reasons = {fault.key for fault in faults}, dict[str, str]()
+        keys = list(dict.fromkeys(fault.key for fault in faults))
+        for start in range(0, len(keys), _AT_ONCE):
+            self._mend(looker, set(keys[start : start + _AT_ONCE]))
+
+    def _mend(self, looker: Looker, keys: set[Key]) -> None:
+        reasons: dict[str, str] = {}
         for number in range(_ROUNDS):
             self.reader.refresh()
             looked = {one.key: one for one in self.reader.named(sorted({key[0] for key in keys}))}
@@ -61,9 +70,11 @@ class Mender:
             if not wrong or number == _ROUNDS - 1:
                 break
             before, reasons = reasons, self._write(looked, wrong)
-            if reasons and reasons == before:
+            if reasons == before and {fault.id for fault in wrong} <= reasons.keys():
                 break
-        self.done.left += [replace(one, detail=reasons.get(one.id) or one.detail) for one in wrong]
+        room = max(0, _NAMED - len(self.done.left))
+        self.done.left += [replace(one, detail=reasons.get(one.id) or one.detail) for one in wrong[:room]]
+        self.done.left_count += len(wrong)
         self.done.repaired += len(keys - {fault.key for fault in wrong})
 
     def _write(self, looked: Mapping[Key, Looked], wrong: Sequence[Fault]) -> dict[str, str]:
@@ -74,8 +85,8 @@ class Mender:
         lines: dict[str, Line] = {}
         works: dict[bool, dict[str, Work]] = {True: {}, False: {}}
         for key, faults in by_key.items():
-            one = looked[key]
-            if key[0] in lines or any(key[0] in some for some in works.values()):
+            one = looked.get(key)
+            if one is None or key[0] in lines or any(key[0] in some for some in works.values()):
                 continue  # the other copy of the id comes in the next round
             if line := self._line(one, faults, looked):
                 lines[key[0]] = line

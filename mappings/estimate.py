@@ -11,7 +11,7 @@ search" and OpenSearch's "k-NN index" give in a coarser form:
                .cenivf    each 384 vectors a centroid of 5 * dims + 14
     graph      .vex       for each vector its neighbours as differences of ascending numbers, a vint each, and where
                           the list begins. Of 2m neighbours Lucene's diversity check leaves 13 to 17 with embeddings of
-                          texts, whether m is 8 or 32, and nearly all with vectors that are spread evenly
+                          texts, whether m is 8 or 32, and nearly all of 32 with synthetic clusters
     source     .fdt       the vector once more as text in `_source`, before Elasticsearch 9.2 and OpenSearch 3.0
 
 `benchmarks/sizes.py` measures all of them on real servers; the constants below are from its runs.
@@ -29,7 +29,7 @@ from ..errors import UnsupportedByEngine
 
 _SEGMENT = 5 << 30
 _ELEMENT = {"float": 4, "bfloat16": 2}
-# Neighbours that are left of 2m: between what embeddings of texts keep, and vectors that are spread evenly.
+# Neighbours that are left of 2m: between what embeddings of texts keep and what synthetic clusters do.
 _KEPT, _MOST = 0.85, 22.0
 # `_source` as JSON: a number of float32 takes 12.2 characters, of which LZ4 leaves 8.5 bytes.
 _TEXT = 8.5

@@ -33,8 +33,12 @@ SCENARIOS = {
     "reindex of strangers": Reindex(own=False, workers=0, foreign=20, restarts=0.01, coordinators=2),
     "reindex by two": Reindex(coordinators=2, moves=(FORWARD, BACK)),
     "reindex misled": Reindex(hostile=12, pace=1, events=10),
-    "reindex and feed": Reindex(own=False, workers=0, foreign=14, followers=1),
 }
+
+
+def cost(scenario: Scenario) -> int:
+    """How many schedules of the plainest kind take the time of one of this."""
+    return 10 if isinstance(scenario, Reindex) else 1
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +61,7 @@ def first_failure(scenario: Scenario, seeds: range) -> tuple[int, list[str], Wor
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_schedule_breaks_the_protocol(name: str) -> None:
-    failed = first_failure(SCENARIOS[name], range(SCHEDULES))
+    failed = first_failure(SCENARIOS[name], range(-(-SCHEDULES // cost(SCENARIOS[name]))))
     if failed:
         seed, wrong, world = failed
         pytest.fail(f"{name}, seed {seed}: {wrong}\n" + "\n".join(world.schedule.trace))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 from feeding import Stranger, wrong
-from filling import films, made
+from filling import FIELDS, films, made
 from spoiling import DEAD, LIVING, Spoiler
 from typer.testing import CliRunner
 
@@ -24,7 +24,7 @@ from knnex.ingest import Event, Target, apply_events
 from knnex.ingest.audit import AuditReport
 from knnex.ingest.audit import audit as audit_index
 from knnex.ingest.audit_checks import KINDS
-from knnex.mappings import PROVENANCE
+from knnex.mappings import PROVENANCE, write_alias
 from knnex.settings import settings
 
 SHARDS = {"number_of_shards": 3, "number_of_replicas": 0}
@@ -198,16 +198,39 @@ def _mapping(index: str) -> Any:
 
 
 def test_what_cannot_be_repaired_is_told_with_its_reason(engine: Engine, index_name: str, tiny: Path) -> None:
-    target = made(engine, films(index_name, str(tiny), settings=SHARDS))
+    fields = FIELDS | {"extra": {"type": "object", "enabled": False}}
+    source = {"source": "{title} {extra}"}
+    target = made(engine, films(index_name, str(tiny), settings=SHARDS, fields=fields, embedding=source))
     fill(engine, target, 10, 0)
+    Stranger(engine, target.stored.index).put("odd", {"title": "a cat", "extra": {"an": "object"}})
     spoiler = Spoiler(engine, target)
+    # The copy of somebody who knows no versions, and a text that is gone from under its vector.
     spoiler.duplicate("1")
-    # A copy of somebody's who knows no versions.
     spoiler.change("1", {PROVENANCE: {"version": None}})
+    spoiler.change("2", {"extra": {"an": "object"}})
+    spoiler.stale("3")
     done = verified(engine, target, repair=True)
-    assert not done.clean
-    assert [(fault.kind, fault.id) for fault in done.left] == [("duplicate", "1")]
-    assert "only you can know" in done.left[0].detail
+    assert (done.clean, done.repaired, done.left_count) == (False, 1, 3)
+    left = {fault.id: fault for fault in done.left}
+    assert {id_: fault.kind for id_, fault in left.items()} == {"1": "duplicate", "2": "missing", "odd": "missing"}
+    assert "only you can know" in left["1"].detail
+    assert "'extra', a source of an embedding, holds an object" in left["odd"].detail
+    assert spoiler.held(["2"])["2"].get("plot_vector") is None
+
+
+def test_a_version_is_looked_at_by_its_own_name(engine: Engine, index_name: str, tiny: Path) -> None:
+    target = made(engine, films(index_name, str(tiny), settings=SHARDS))
+    fill(engine, target, 5, 2)
+    index = target.stored.index
+
+    def aliases(action: dict[str, Any]) -> Any:
+        yield Request("POST", "/_aliases", body={"actions": [action]})
+
+    engine.run(aliases({"add": {"index": index, "alias": write_alias(index)}}))
+    Spoiler(engine, target).stale("1")
+    assert by_kind(audit_index(engine, target.stored, alias=index)) == {"stale": {"1"}}
+    done = audit_index(engine, target.stored, alias=index, repair=True)
+    assert (done.clean, done.repaired) == (True, 1)
 
 
 def test_an_alias_that_shows_deleted_documents_is_told(engine: Engine, index_name: str, tiny: Path) -> None:

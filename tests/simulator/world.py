@@ -17,12 +17,12 @@ from knnex.errors import EngineBusy, EngineUnreachable, IndexMissing, LogUnavail
 from knnex.ingest import Event, EventLog, Patience, Target
 from knnex.ingest.feed_follow import catch_up
 from knnex.ingest.render import text_of
-from knnex.ingest.updates import merge
 from knnex.mappings import Resolved, Spec, Stored, load_spec
 from knnex.workers import drain
 
 from .engine import MemoryEngine
 from .fakes import Heartbeat, NoQuarantine, Stop, Writer
+from .folding import folded
 from .log import MemoryLog
 from .schedule import Schedule
 
@@ -268,34 +268,29 @@ class World:
 
     def _judge(self) -> list[str]:
         """Compare the index with what the accepted events make, one after the other."""
-        want: dict[str, tuple[int, dict[str, Any] | None]] = {}
         lost = {at for at in self.log.graves if self.log.unlucky(at)}
-        for event in sorted(self.log.accepted, key=lambda one: one.order):
-            if event.position in lost:
-                continue
-            held = want.get(event.id, (0, None))[1]
-            if event.op == "update":
-                if held is not None:
-                    want[event.id] = event.order, merge(held, event.document)
-            else:
-                want[event.id] = event.order, None if event.op == "delete" else dict(event.document)
+        # Of the unlucky ones some were written before their workers died, and some were not.
+        folds = folded(self.log.accepted, lost), folded(self.log.accepted, set())
         wrong = []
-        for id_, (_, document) in want.items():
-            found = self.engine.live.documents.get(id_)
-            source = dict(found["source"]) if found else {}
-            made = source.pop("_knnex", {"deleted": True})
-            held = source.pop("v", None)
-            if document is None:
-                wrong += [] if made["deleted"] else [f"zombie {id_}: {source}"]
-            elif found is None or made["deleted"]:
-                wrong.append(f"lost {id_}: {document}")
-            elif source != document:
-                wrong.append(f"stale {id_}: {source}, not {document}")
-            elif held != vector(text_of(["title"], document) or "", self.model):
-                wrong.append(f"wrong vector of {id_}")
-        wrong += [
+        for id_ in folds[1]:
+            found = [self._unlike(id_, fold.get(id_)) for fold in folds]
+            wrong += [found[0]] if all(found) else []
+        return wrong + [
             f"buried {one.event}: {one.reason}"
             for at, one in self.log.graves.items()
             if "no document" not in one.reason and at not in lost
         ]
-        return wrong
+
+    def _unlike(self, id_: str, document: dict[str, Any] | None) -> str:
+        """How a document differs from what it is to be."""
+        found = self.engine.live.documents.get(id_)
+        source = dict(found["source"]) if found else {}
+        made = source.pop("_knnex", {"deleted": True})
+        held = source.pop("v", None)
+        if document is None:
+            return "" if made["deleted"] else f"zombie {id_}: {source}"
+        if found is None or made["deleted"]:
+            return f"lost {id_}: {document}"
+        if source != document:
+            return f"stale {id_}: {source}, not {document}"
+        return "" if held == vector(text_of(["title"], document) or "", self.model) else f"wrong vector of {id_}"
