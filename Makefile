@@ -13,7 +13,7 @@ ENGINE ?=
 ENGINES ?= local
 PACKAGES := engines mappings encoders ingest query evaluation workers serving
 
-.PHONY: help setup demo test lint types check bench bench-live simulate chaos table clean
+.PHONY: help setup demo test lint types check bench bench-live bench-sizes bench-verify bench-gate simulate chaos table clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -47,6 +47,15 @@ bench: $(READY) ## Measure documents per second, side by side; figures go to ben
 
 bench-live: $(READY) ## Measure what log and worker cost, an unchanged corpus, and freshness.
 	@$(BIN)/python benchmarks/live.py $(ARGS)
+
+bench-sizes: $(READY) ## Weigh vectors at every level of quantization, beside the estimate.
+	@$(BIN)/python benchmarks/sizes.py $(ARGS)
+
+bench-verify: $(READY) ## Inject faults into 100,000 documents, and count what the audit finds.
+	@$(BIN)/python benchmarks/verify.py $(ARGS)
+
+bench-gate: $(READY) ## Hold versions of one corpus against each other on real judgments.
+	@$(BIN)/python benchmarks/gate.py $(ARGS)
 
 simulate: $(READY) ## Drive the worker's code through 100,000 seeded schedules; minutes.
 	@$(BIN)/python benchmarks/simulate.py $(ARGS)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..engines import Engine, Flow, Request, path_of
 from ..errors import InputError
-from ..mappings import PROVENANCE, Stored, write_alias
+from ..mappings import PROVENANCE, Stored
 from .audit_checks import Fault, Kind
 from .audit_look import Looker
 from .audit_read import Looked, Reader, layout
@@ -87,10 +87,10 @@ def audit(
 ) -> AuditReport:
     """Look at every document of an index version, or at a random `sample` of at most 10,000.
 
-    `alias` is what it is searched and written by: that of its spec, unless another is given; a version's own name means
-    that version alone, wherever the alias points, and it is written by its own (`write_alias`). `encode` is of how many
-    documents the vectors are made again and compared; `keep` how many faults are named. `repair` gives documents their
-    vectors again, each only if it is still the one that was read. What is written meanwhile is not looked at.
+    `alias` is what it is searched by: that of its spec, unless another is given; a version's own name means that
+    version alone, wherever the alias points. `encode` is of how many documents the vectors are made again and compared;
+    `keep` how many faults are named. `repair` gives documents their vectors again, each only if it is still the one
+    that was read. What is written meanwhile is not looked at.
 
     Raises InputError for a sample out of range, ModelUnavailable, ModelMismatch where vectors are to be compared or
     repaired, UnsupportedByEngine for a full pass over an index without sequence numbers, EngineError.
@@ -98,8 +98,7 @@ def audit(
     if sample is not None and not 1 <= sample <= MAX_SAMPLE:
         raise InputError(f"a sample of {sample:,} documents", hint=f"take 1 to {MAX_SAMPLE:,}, or all of them")
     started, name, patience = time.monotonic(), alias or stored.spec.index, patience or Patience()
-    address = write_alias(stored.index) if name == stored.index and not stored.attached else name
-    target = (open_target or (lambda: make_target(address, stored)))() if encode or repair else None
+    target = (open_target or (lambda: make_target(name, stored)))() if encode or repair else None
     reader = Reader(engine, stored, engine.run(layout(stored)), patience, sleep)
     heads = reader.heads()
     total = reader.ask(lambda: _count(stored.index))

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..engines import encode
-from ..mappings import PROVENANCE
+from ..mappings import PROVENANCE, write_alias
 from .audit_checks import Fault, is_older, newest_of
 from .audit_look import Looker, remade
 from .audit_read import Looked
 from .bulk import Line, Patience
-from .enrich import Work, _action, _address, _write, enrich
+from .enrich import Work, _action, _write, enrich
 from .events import _mended
 from .prepare import Target
 
@@ -93,7 +93,9 @@ class Mender:
             elif work := _work(one, faults):
                 anew = any(fault.kind in _ANEW for fault in faults)
                 works[anew][key[0]] = work
-        outcomes = _write(self.reader.engine, _address(self.target), list(lines.values()), self.patience, self.sleep)
+        outcomes = _write(
+            self.reader.engine, write_alias(self.target.stored.index), list(lines.values()), self.patience, self.sleep
+        )
         reasons = {one.id: one.reason for one in outcomes if one.status == "buried"}
         for anew, some in works.items():
             target = remade(self.target) if anew else self.target

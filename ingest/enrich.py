@@ -106,7 +106,8 @@ def enrich(
                 lines.append(Line(change.id, encode({"update": _action(change)}), encode({"doc": doc})))
         except InputError as error:  # an id that has no JSON form
             buried[change.id] = _grave(target, change, str(error))
-    outcomes = _write(engine, _address(target), lines, patience or Patience(), sleep)
+    # By the alias that means this very index: under the numbers read here, another one may hold other documents.
+    outcomes = _write(engine, write_alias(target.stored.index), lines, patience or Patience(), sleep)
     held = {work.change.id: work.change for work in works}
     # The vectors of a former text are gone before their document is buried: that counts as burial alone.
     written = sum(one.status == "written" and one.id not in buried for one in outcomes)
@@ -156,11 +157,6 @@ def _partial(work: Work, body: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     vectors = {name: made.get(name) for name in names}
     return {name: body.get(name) for name in names} | {PROVENANCE: {"vectors": vectors}}
-
-
-def _address(target: Target) -> str:
-    """An alias to write by, so that an index that is gone is not made anew; one that others made has knnex's own."""
-    return write_alias(target.stored.index) if target.stored.attached else target.alias
 
 
 def _grave(target: Target, change: Change, reason: str) -> Buried:

@@ -51,13 +51,18 @@ def create(spec: Spec, dialect: Dialect, resolved: Mapping[str, Resolved]) -> Fl
     body = index_body(spec, dialect, resolved)
     stored = yield from find(spec.index)
     if stored is None:
-        body["aliases"] = {spec.index: {"filter": ALIVE, "is_write_index": True}}
+        body["aliases"] = aliases(spec.index, wanted.index)
         made = yield from _put(wanted.index, body, dialect)
         if made:
             return wanted, True
         stored = yield from load(spec.index)  # another process made it between our two requests
     _check_same(wanted, stored)
     return stored, False
+
+
+def aliases(alias: str, index: str) -> dict[str, Any]:
+    """Those of a version index: the one it is searched by, and the one that means it alone, whatever the other does."""
+    return {alias: {"filter": ALIVE, "is_write_index": True}, write_alias(index): {}}
 
 
 def _put(index: str, body: Mapping[str, Any], dialect: Dialect) -> Flow[bool]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from ..engines import Dialect, Request, path_of
+from .apply import aliases
 from .compile import ALIVE
 
 #: in place: a request or two, at once. backfill: in place, and then documents get what they lack. new version: an index
@@ -54,8 +55,8 @@ class CreateIndex(Operation):
 
     def requests(self, _: Dialect) -> tuple[Request, ...]:
         """The index with its alias."""
-        aliases = {self.alias: {"filter": ALIVE, "is_write_index": True}}
-        return (Request("PUT", path_of(self.index), body={**self.body, "aliases": aliases}),)
+        body = {**self.body, "aliases": aliases(self.alias, self.index)}
+        return (Request("PUT", path_of(self.index), body=body),)
 
 
 @dataclass(frozen=True, kw_only=True)

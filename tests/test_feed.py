@@ -14,13 +14,14 @@ import pytest
 from feeding import HASTY, Stranger, passed, wrong
 from filling import FIELDS, draining, films, held, made, own_log
 
+from knnex.encoders import resolve
 from knnex.engines import Access, Engine, open_engine
 from knnex.errors import EncoderError, EngineBusy, UnsupportedByEngine
-from knnex.ingest import Event, RedisLog, Target, apply_events
+from knnex.ingest import Event, RedisLog, Target, apply_events, make_target
 from knnex.ingest.enrich import enrich, look_again, needed
 from knnex.ingest.feed import Change, named, place_of
 from knnex.ingest.feed_state import feed_state
-from knnex.mappings import create, drop, load_spec
+from knnex.mappings import create, drop, index_body, load, load_spec
 
 
 @pytest.fixture
@@ -337,7 +338,11 @@ def test_a_blocked_index_is_waited_for(engine: Engine, target: Target, stranger:
 def test_an_index_without_sequence_numbers_is_declined(elasticsearch_url: str, redis_url: str, tiny: Path) -> None:
     engine, log = open_engine(elasticsearch_url, Access()), own_log(redis_url, 11)
     name = "knnex-test-unnumbered"
-    target = made(engine, films(name, str(tiny), settings={"index.disable_sequence_numbers": True}))
+    spec = films(name, str(tiny))
+    body = index_body(spec, engine.dialect, resolve(spec)) | {"aliases": {name: {}}}
+    body["settings"] = {"index.disable_sequence_numbers": True}  # which a spec is refused
+    Stranger(engine, f"{name}-000001").send("PUT", body=body)
+    target = make_target(name, engine.run(load(name)))
     try:
         Stranger(engine, name).put("1", film("cat"))
         with pytest.raises(UnsupportedByEngine, match="disable_sequence_numbers"):

@@ -24,7 +24,7 @@ from knnex.ingest import Event, Target, apply_events
 from knnex.ingest.audit import AuditReport
 from knnex.ingest.audit import audit as audit_index
 from knnex.ingest.audit_checks import KINDS
-from knnex.mappings import PROVENANCE, write_alias
+from knnex.mappings import PROVENANCE
 from knnex.settings import settings
 
 SHARDS = {"number_of_shards": 3, "number_of_replicas": 0}
@@ -222,11 +222,6 @@ def test_a_version_is_looked_at_by_its_own_name(engine: Engine, index_name: str,
     target = made(engine, films(index_name, str(tiny), settings=SHARDS))
     fill(engine, target, 5, 2)
     index = target.stored.index
-
-    def aliases(action: dict[str, Any]) -> Any:
-        yield Request("POST", "/_aliases", body={"actions": [action]})
-
-    engine.run(aliases({"add": {"index": index, "alias": write_alias(index)}}))
     Spoiler(engine, target).stale("1")
     assert by_kind(audit_index(engine, target.stored, alias=index)) == {"stale": {"1"}}
     done = audit_index(engine, target.stored, alias=index, repair=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...encoders import Cache, resolve
 from ...engines import Engine, Flow, Request, path_of
-from ...errors import LogUnavailable, SpecMismatch
+from ...errors import LogUnavailable, ReindexStopped, SpecMismatch
 from ...mappings import Spec, Stored, load
 from ...mappings.look import look
 from ...mappings.plan import ChangePlan, plan
@@ -67,7 +67,7 @@ def apply(
     if control.step not in ("", REWRITE, FILL) or changes.new_version:
         moved = reindex(engine, events, spec, cache=cache, gate=gate, options=options, tell=tell, sleep=sleep)
         return Applied(changes, moved.target, moved=moved)
-    return _InPlace(engine, events, spec.index, changes, cache, options or Options(), tell, sleep).run()
+    return _InPlace(engine, events, spec, cache, options or Options(), tell, sleep).run()
 
 
 class _InPlace:
@@ -77,19 +77,23 @@ class _InPlace:
         self,
         engine: Engine,
         events: EventLog | None,
-        alias: str,
-        changes: ChangePlan,
+        spec: Spec,
         cache: Cache | None,
         options: Options,
         tell: Tell,
         sleep: Callable[[float], object],
     ) -> None:
-        self.engine, self.events, self.alias, self.changes, self.cache = engine, events, alias, changes, cache
+        self.engine, self.events, self.spec, self.alias, self.cache = engine, events, spec, spec.index, cache
         self.options, self.tell, self.sleep = options, tell, sleep
-        self.lock = Lock(engine, alias, ttl=options.ttl, beats=options.beats, sleep=sleep)
+        self.changes = ChangePlan(spec.index)
+        self.lock = Lock(engine, spec.index, ttl=options.ttl, beats=options.beats, sleep=sleep)
 
     def run(self) -> Applied:
         with self.lock.held() as control:
+            # Planned once more: somebody may have changed it before the lock was ours.
+            self.changes = planned(self.engine, self.spec)
+            if self.changes.new_version or control.step not in ("", REWRITE, FILL):
+                raise ReindexStopped(f"{self.alias!r} was changed meanwhile", hint="look at the plan, and apply again")
             self._begin(control.step)
             for operation in self.changes.operations:
                 self.tell(Step("change", note=operation.describe()))

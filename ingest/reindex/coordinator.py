@@ -295,7 +295,6 @@ class Coordinator(Filling):
         # Whoever writes to it by its own name is to hear of it.
         self._ask(partial(cutover.block, source))
         self._ask(partial(cutover.announce, source, ()))
-        self._ask(partial(cutover.unalias, target))
         kept = {name: at for name, at in self.lock.control.kept.items() if name != target}
         self.lock.save(step="", source="", target="", cursors={}, settings={}, kept=kept)
         self.report = replace(self.report, source=source, target=target, seconds=self._seconds)

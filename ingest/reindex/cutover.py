@@ -135,11 +135,6 @@ def _aliases(actions: Sequence[Mapping[str, Any]]) -> Flow[None]:
         raise ReindexStopped(f"the alias was not moved: {response.body}")
 
 
-def unalias(index: str) -> Flow[None]:
-    """Take the alias away by which an index was written to while it was filled."""
-    yield Request("DELETE", path_of(index, "_alias", write_alias(index)), allow=_MISSING)
-
-
 def count(index: str) -> Flow[int]:
     """How many documents an index holds, tombstones too; it must have been refreshed."""
     response = yield Request("GET", path_of(index, "_count"))

@@ -129,7 +129,6 @@ def _forget(control: Control) -> Flow[None]:
         yield from cutover.unblock(control.source)
     if control.target in control.kept:
         yield from cutover.block(control.target)
-        yield from cutover.unalias(control.target)
     else:
         yield Request("DELETE", path_of(control.target), allow=frozenset({404}))
 

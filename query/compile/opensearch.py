@@ -44,7 +44,7 @@ class OpenSearchCompiler(Compiler):
 
 
 def score_of(similarity: float, metric: str) -> float:
-    """The score that OpenSearch gives to a similarity: (1 + cos) / 2, 1 / (1 + d²), or of a product p, p + 1 above 0."""
+    """The score that OpenSearch gives to a similarity: (1 + cos) / 2, 1 / (1 + d²), or p + 1 of a product p above 0."""
     if metric == "max_inner_product":
         return similarity + 1 if similarity >= 0 else 1 / (1 - similarity)
     return 1 / (1 + similarity**2) if metric == "l2" else (1 + similarity) / 2

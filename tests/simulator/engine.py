@@ -35,7 +35,10 @@ class MemoryEngine:
         self.dialect = Elasticsearch((9, 5, 0))
         self.violations: list[str] = []
         self.indexes = {index: Shard(schedule, index, self.violations)}
-        self.aliases: dict[str, dict[str, Document]] = {alias: {index: {"is_write_index": True}}}
+        self.aliases: dict[str, dict[str, Document]] = {
+            alias: {index: {"is_write_index": True}},
+            f"{index}-w": {index: {}},
+        }
         # The documents of the hidden index, with their sequence numbers; None while there is no such index.
         self.control: dict[str, tuple[Document, int]] | None = None
         self.changes = 0
