@@ -13,6 +13,7 @@ from .encoders import load_matching
 from .engines import AsyncEngine, Engine, Flow, Request, path_of
 from .errors import AccessDenied, EngineBusy, EngineError, EngineUnreachable, QueryError
 from .ingest import EventLog, Lane, Op, Progress, Report, Target, ingest, ingest_inline, make_target
+from .ingest.audit import AuditReport, audit
 from .ingest.threads import Bridge, in_thread
 from .mappings import Spec, Stored, check_name, load
 from .mappings.attach import check_own_writes
@@ -186,6 +187,13 @@ class Index(_Index):
     def count(self) -> int:
         """How many documents a search sees."""
         return self._cluster.engine.run(_count(self.name))
+
+    def verify(self, *, sample: int | None = None, encode: int = 0, repair: bool = False) -> AuditReport:
+        """Whether every vector belongs to its text and to the index's model, of all documents or a sample at random.
+
+        `encode` so many texts again, and compare; `repair` what can be. Raises ModelMismatch, EngineError.
+        """
+        return audit(self._cluster.engine, self.stored, alias=self.name, sample=sample, encode=encode, repair=repair)
 
     def target(self) -> Target:
         """The index as a worker writes to it: with its encoders, and the cache of vectors. Raises ModelMismatch."""

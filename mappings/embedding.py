@@ -43,7 +43,7 @@ class Hnsw(Model):
 
     m: int = Field(default=16, ge=2, le=512, description="Links of a node: more find better, and take more memory.")
     ef_construction: int = Field(
-        default=100, ge=1, le=3200, description="Candidates looked at for each link while the graph is built."
+        default=100, ge=2, le=3200, description="Candidates looked at for each link while the graph is built."
     )
 
 

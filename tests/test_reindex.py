@@ -15,6 +15,7 @@ from knnex.encoders import VectorCache
 from knnex.engines import Engine
 from knnex.errors import EngineBusy, IndexMissing, ReindexStopped
 from knnex.ingest import Event, RedisLog, Target, apply_events, make_target
+from knnex.ingest.audit import audit
 from knnex.ingest.reindex import Options, Report, abort, drop_version, reindex, roll_back, versions
 from knnex.mappings import Spec, load
 
@@ -220,3 +221,44 @@ def test_versions_can_be_dropped_but_not_the_one_in_use(
     with pytest.raises(IndexMissing, match="no former version"):
         roll_back(engine, log, spec.index)
     assert len(held(engine, spec.index)) == 5
+
+
+def test_chunks_nested_objects_and_routing_are_taken_over(
+    engine: Engine, index_name: str, tiny: Path, log: RedisLog
+) -> None:
+    spec = films(
+        index_name,
+        str(tiny),
+        settings=SHARDS,
+        embedding={"chunk": {"unit": "sentence", "max_tokens": 8, "overlap": 0}},
+        joins={"cast": {"kind": "nested", "fields": {"name": {"type": "keyword"}}}},
+    )
+    target = made(engine, spec)
+    events = [
+        Event(index_name, str(one), "upsert", film(one, cast=[{"name": f"actor {one}"}]), 10, routing=f"r{one % 3}")
+        for one in range(30)
+    ]
+    apply_events(engine, target, [*events, Event(index_name, "empty", "upsert", {"id": "empty"}, 10)])
+    before = held(engine, index_name)
+    done = again(engine, log, spec.model_copy(update={"settings": {**SHARDS, "number_of_shards": 3}}))
+    assert (done.copied.copied, done.copied.reused, done.copied.encoded) == (31, 30, 0)
+    assert held(engine, index_name) == before
+    assert len(before["7"]["plot_vector"]) > 1
+    assert audit(engine, now(engine, index_name).stored, alias=index_name, encode=31).faults == {}
+    stranger = Stranger(engine, index_name)
+    assert stranger.get("7", routing="r1")["found"]
+    assert stranger.count({"nested": {"path": "cast", "query": {"term": {"cast.name": "actor 7"}}}}) == 1
+
+
+def test_lone_surrogates_and_objects_for_texts_do_not_stop_it(
+    engine: Engine, target: Target, spec: Spec, log: RedisLog, other_model: str
+) -> None:
+    stranger = Stranger(engine, spec.index)
+    stranger.send("PUT", "_doc", "odd", body={"genre": "x", "plot": "a dog", "unmapped": {"a": [None, {"b": 1}]}})
+    stranger.send("PUT", "_doc", "list", body={"title": ["cat", "dog"], "plot": "mat"})
+    raw = b'{"title": "a \\ud800 cat", "plot": "on the mat"}'
+    stranger.send("POST", "_bulk", body=(b'{"index": {"_id": "torn"}}', raw))
+    before = held(engine, spec.index).keys()
+    done = again(engine, None, films(spec.index, other_model, settings=SHARDS))
+    assert held(engine, spec.index).keys() == before == {"odd", "list", "torn"}
+    assert (done.copied.copied, len(done.stalls)) == (3, 1)

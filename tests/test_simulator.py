@@ -32,6 +32,7 @@ SCENARIOS = {
     "reindex there and back": Reindex(foreign=8, moves=(FORWARD, BACK), restarts=0),
     "reindex of strangers": Reindex(own=False, workers=0, foreign=20, restarts=0.01, coordinators=2),
     "reindex by two": Reindex(coordinators=2, moves=(FORWARD, BACK)),
+    "reindex and feed": Reindex(own=False, workers=0, foreign=14, followers=1),
     "reindex misled": Reindex(hostile=12, pace=1, events=10),
 }
 

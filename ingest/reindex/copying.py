@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ...engines import Engine
-from ...errors import EngineBusy
+from ...engines import Engine, encode
+from ...errors import EngineBusy, InputError
 from ...mappings import PROVENANCE, Stored
 from ..apply import prepare_safely
-from ..bulk import Item, Patience, write
+from ..bulk import Item, Outcome, Patience, write
 from ..enrich import Work, groups, needed
+from ..events import _mended
 from ..feed import Change
 from ..prepare import Target
 from .reading import Held, distinct, versions
@@ -106,7 +107,7 @@ class Copier:
             Item(one.id, one.version, self._body(one, works.get(one.id), vectors.get(one.id, {})), one.routing)
             for one in found
         ]
-        outcomes = write(self.engine, self.target.alias, items, patience=self.patience, sleep=self.sleep)
+        outcomes = self._written(items)
         if failed := [one for one in outcomes if one.status == "failed"]:
             raise EngineBusy(
                 f"{len(failed)} documents could not be written to {self.target.stored.index}: {failed[0].reason}"
@@ -114,9 +115,20 @@ class Copier:
         return done + Copied(
             copied=sum(one.status == "written" for one in outcomes),
             stale=sum(one.status == "stale" for one in outcomes),
-            reused=sum(len(self.kept - set(works[one.id].encode if one.id in works else ())) for one in changes),
+            reused=sum(len(one.vectors.difference(works[one.id].encode if one.id in works else ())) for one in changes),
             refused={one.id: one.reason for one in outcomes if one.status == "buried"},
         )
+
+    def _written(self, items: Sequence[Item]) -> list[Outcome]:
+        """Write; lone surrogates, which an engine takes from others and no encoding of text can hold, become U+FFFD."""
+        outcomes = write(self.engine, self.target.alias, items, patience=self.patience, sleep=self.sleep)
+        refused = {one.id for one in outcomes if one.status == "buried"}
+        torn = [replace(one, body=_mended(one.body)) for one in items if one.id in refused and not _has_form(one.body)]
+        if not torn:
+            return outcomes
+        mended = write(self.engine, self.target.alias, torn, patience=self.patience, sleep=self.sleep)
+        again = {one.id: one for one in mended}
+        return [again.get(one.id, one) for one in outcomes]
 
     def _change(self, one: Held) -> Change:
         """The document as the change feed sees one: what its vectors are made of, and which of them can stay."""
@@ -153,6 +165,14 @@ class Copier:
         if vectors:
             note["vectors"] = vectors
         return body | {PROVENANCE: note} if note else body
+
+
+def _has_form(body: Mapping[str, Any]) -> bool:
+    try:
+        encode(body)
+    except InputError:
+        return False
+    return True
 
 
 def _deleted(source: Mapping[str, Any]) -> bool:
