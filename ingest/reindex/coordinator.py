@@ -86,7 +86,7 @@ class Coordinator(Filling):
             comparer = Comparer(copier, self._ask)
             self._cursor = Cursor(source.index, {int(key): (one[0], one[1]) for key, one in control.cursors.items()})
             self._timed("copy", lambda: self._copy(copier))
-            self._settle(control, target)
+            self._settle(target)
             self._timed("compare", lambda: self._compare(comparer))
             if self.gate:
                 self._timed("gate", lambda: self._judge(source, target.stored))
@@ -126,14 +126,16 @@ class Coordinator(Filling):
             self._ask(partial(cutover.make, wanted, self.engine.dialect))
         stored = self._ask(partial(find, name))
         if stored is None:
-            raise ReindexStopped(f"there is no index {name!r} any more", hint=f"abort with `knnex abort {self.alias}`")
+            raise ReindexStopped(
+                f"there is no index {name!r} any more", hint=f"`knnex abort {self.alias}`, and apply again"
+            )
         target = self.open_target(write_alias(name), replace(stored, also=()))
         if self.back:
             self._ask(partial(cutover.unblock, name))
             self._ask(partial(cutover.write_to, name))
         elif fresh:
-            held = self._ask(partial(cutover.settings, name, tuple(cutover.FILLING)))
-            self.lock.save(settings=held)
+            if not control.settings:  # of a run that was broken off here they are kept already
+                self.lock.save(settings=self._ask(partial(cutover.settings, name, tuple(cutover.FILLING))))
             self._ask(partial(cutover.change_settings, name, cutover.FILLING))
         if fresh:
             self.lock.save(step="announce")
@@ -166,10 +168,9 @@ class Coordinator(Filling):
                 )
             self.sleep(_LOOK)
 
-    def _settle(self, control: Control, target: Target) -> None:
+    def _settle(self, target: Target) -> None:
         """Searchable now, with the copies it is to have."""
-        if control.settings or self.lock.control.settings:
-            held = dict(self.lock.control.settings)
+        if held := dict(self.lock.control.settings):
             self._ask(partial(cutover.change_settings, target.stored.index, held))
         self._refuse(self.report.copied.refused)
 
