@@ -223,7 +223,7 @@ def test_status_where_nothing_runs(tmp_path: Path) -> None:
     assert "Nothing is running" in shell("status").stdout
     assert "Nothing was running" in shell("down").stdout
     assert shell("version").stdout.strip() == "0.1.0"
-    assert json.loads(shell("schema").stdout)["title"] == "Spec"
+    assert json.loads(shell("schema").stdout)["title"] == "A knnex spec"
 
 
 def test_a_setting_that_cannot_be_read(tmp_path: Path) -> None:

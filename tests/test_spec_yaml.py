@@ -67,7 +67,7 @@ def embeddings(draw: st.DrawFn, names: list[str]) -> dict[str, Any]:
         "similarity": st.sampled_from(["cosine", "dot_product", "l2", "max_inner_product"]),
         "dims": st.integers(1, 16_000),
         "element_type": st.sampled_from(["float", "bfloat16"]),
-        "hnsw": st.fixed_dictionaries({"m": st.integers(2, 512), "ef_construction": st.integers(1, 3200)}),
+        "hnsw": st.fixed_dictionaries({"m": st.integers(2, 512), "ef_construction": st.integers(2, 3200)}),
         "engine": st.sampled_from(["lucene", "faiss"]),
         "options": st.dictionaries(st.sampled_from(["on_disk_rescore", "confidence_interval"]), JSON, max_size=2),
     }
