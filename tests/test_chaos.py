@@ -33,24 +33,24 @@ def one_stage() -> Iterator[Stage]:
 
 def test_killed_workers_lose_nothing_and_leave_nothing_stale(stage: Stage) -> None:
     outcome = soak.soak(stage, soak.SOAK["slice"], SEED)
-    assert outcome.passed, outcome.told()
+    assert outcome.harmless, outcome.told()
     assert outcome.figures["child"] + outcome.figures["main"] == 6
 
 
 def test_connections_cut_before_the_reply_lose_nothing(one_stage: Stage) -> None:
     outcome = links.links(one_stage, SEED, **links.SIZES["slice"])
-    assert outcome.passed, outcome.told()
+    assert outcome.harmless, outcome.told()
 
 
 def test_the_events_of_a_killed_worker_are_soon_done_by_another(one_stage: Stage) -> None:
     outcome = soak.redelivery(one_stage, SEED, **soak.REDELIVERY["slice"])
-    assert outcome.passed, outcome.told()
+    assert outcome.harmless, outcome.told()
     assert outcome.figures["redelivery"]["kills"] == 2
 
 
 def test_documents_that_kill_are_buried_and_no_others(one_stage: Stage) -> None:
     outcome = poison.poison(one_stage, SEED, **poison.SIZES["slice"])
-    assert outcome.passed, outcome.told()
+    assert outcome.harmless, outcome.told()
     assert outcome.audit.buried == 2
 
 
@@ -59,15 +59,15 @@ def test_an_engine_that_takes_nothing_for_a_while_buries_nothing(stage: Stage) -
     ways: dict[str, list[overload.How]] = {"elasticsearch": ["flood"], "opensearch": ["breaker", "flood"]}
     for how in ways[stage.name]:
         outcome = overload.overload(stage, how, overload.SIZES["slice"], SEED)
-        assert outcome.passed, outcome.told()
+        assert outcome.harmless, outcome.told()
 
 
 def test_a_frozen_worker_and_one_told_to_stop_do_no_harm(one_stage: Stage) -> None:
     outcome = signals.signals(one_stage, SEED, **signals.SIZES["slice"])
-    assert outcome.passed, outcome.told()
+    assert outcome.harmless, outcome.told()
 
 
 @pytest.mark.parametrize("scenario", [logs.full, logs.trimmed, logs.clock, logs.wiped], ids=lambda one: one.__name__)
 def test_a_log_that_goes_wrong_is_told_and_survived(one_stage: Stage, scenario: logs.Scenario) -> None:
     outcome = scenario(one_stage, SEED)
-    assert outcome.passed, outcome.told()
+    assert outcome.harmless, outcome.told()

@@ -239,7 +239,7 @@ while log.backlog(sys.argv[3]).total:
 
 
 @one_engine
-def test_killers_are_buried_after_three_deaths_at_most_and_their_neighbours_go_in(
+def test_killers_are_buried_after_a_few_deaths_and_their_neighbours_go_in(
     engine: Engine, engine_url: str, index_name: str, log: RedisLog, tmp_path: Path
 ) -> None:
     engine.run(create(deadly_spec(index_name), engine.dialect, RESOLVED))
@@ -257,7 +257,8 @@ def test_killers_are_buried_after_three_deaths_at_most_and_their_neighbours_go_i
     assert buried.keys() == bad.keys()
     assert all(" died: " in reason for reason in buried.values()), buried
     assert deaths.keys() == {str(n) for n in bad}
-    assert max(deaths.values()) <= 3
+    # With its batch, with other suspects, alone; where another batch killed the worker meanwhile, with them once more.
+    assert max(deaths.values()) <= 4
     # A batch of a hundred with several killers costs one worker.
     assert len(codes) - 1 <= 4
     assert sorted(map(int, held(engine, index_name))) == [n for n in range(300) if n not in bad]

@@ -65,7 +65,7 @@ def main() -> int:
                 _tell(name, version, outcome, took)
                 if options.keep or options.size == "full":
                     result = {"engine": version, "size": options.size, "seed": seed, "seconds": took}
-                    result |= {"shows": SCENARIOS[name].shows, "passed": outcome.passed, "missed": outcome.misses}
+                    result |= {"shows": SCENARIOS[name].shows, "passed": outcome.passed, "missed": [*outcome.misses, *outcome.slow]}
                     bench.keep(f"chaos-{name}-{engine}-{options.size}", result | outcome.figures)
     print(*(f"{a:<12} {b:<24} {c:<8} {d:>8}" for a, b, c, d in rows), f"seed {seed}", sep="\n")
     return int(any(row[2] != "passed" for row in rows))
@@ -99,5 +99,5 @@ def _tell(name: str, engine: str, outcome: Outcome, took: float) -> None:
     for key, value in outcome.figures.items():
         if value or key in ("lost", "stale", "zombie", "duplicate"):
             print(f"    {key:<28} {value}")
-    for miss in outcome.misses:
+    for miss in (*outcome.misses, *outcome.slow):
         print(f"    MISSED: {miss}")

@@ -83,5 +83,5 @@ def links(
         **outcome.audit.figures(),
     }
     for name, each in backs.items():
-        outcome.goal(max(each) <= BACK_WITHIN, f"{name}: back after {max(each):.1f} s, not {BACK_WITHIN:g}")
+        outcome.pace(max(each) <= BACK_WITHIN, f"{name}: back after {max(each):.1f} s, not {BACK_WITHIN:g}")
     return outcome

@@ -71,7 +71,7 @@ def full(stage: Stage, seed: int) -> Outcome:
     audit(stage, oracle, target, outcome.audit)
     outcome.figures |= {"told": said, "drains while full": not stuck, **outcome.audit.figures()}
     outcome.goal("full" in said, f"a full log said {said!r}")
-    outcome.goal(resumed <= RESUMED_WITHIN, f"work resumed {resumed:.1f} s after there was room again")
+    outcome.pace(resumed <= RESUMED_WITHIN, f"work resumed {resumed:.1f} s after there was room again")
     return outcome
 
 

@@ -63,8 +63,8 @@ def poison(
         **outcome.audit.figures(),
     }  # fmt: skip
     outcome.goal(max(died.values()) <= CRASHES, f"a document killed {max(died.values())} times")
-    outcome.goal(written <= within, f"{SHARE:.0%} of the others were in after {written:.1f} s, not {within:g}")
-    outcome.goal(after >= before * SHARE * 0.8, f"{after:.0f} a second afterwards, {before:.0f} before")
+    outcome.pace(written <= within, f"{SHARE:.0%} of the others were in after {written:.1f} s, not {within:g}")
+    outcome.pace(after >= before * SHARE * 0.8, f"{after:.0f} a second afterwards, {before:.0f} before")
     return outcome
 
 

@@ -182,7 +182,7 @@ def soak(stage: Stage, plan: Plan, seed: int, told: Callable[[str], None] = lamb
         "seconds": round(time.monotonic() - started), "drained after the last kill": round(drained, 1),
         "redelivery": run.recovery.figures(), **outcome.audit.figures(),
     }  # fmt: skip
-    outcome.goal(drained <= DRAINED_WITHIN, f"drained {drained:.1f} s after the last kill, not {DRAINED_WITHIN:g}")
+    outcome.pace(drained <= DRAINED_WITHIN, f"drained {drained:.1f} s after the last kill, not {DRAINED_WITHIN:g}")
     if run.witness:
         _flat(outcome, memory)
     return outcome
@@ -230,7 +230,7 @@ def redelivery(
     audit(stage, oracle, target, outcome.audit)
     outcome.figures |= {"lease": lease, "redelivery": watch.figures(), **outcome.audit.figures()}
     p95 = sorted(watch.seconds)[int(len(watch.seconds) * 0.95)]
-    outcome.goal(p95 <= within, f"redelivery takes {p95:.1f} s under a lease of {lease:g} s, not {within:g}")
+    outcome.pace(p95 <= within, f"redelivery takes {p95:.1f} s under a lease of {lease:g} s, not {within:g}")
     return outcome
 
 
