@@ -65,7 +65,11 @@ def main() -> int:
                 _tell(name, version, outcome, took)
                 if options.keep or options.size == "full":
                     result = {"engine": version, "size": options.size, "seed": seed, "seconds": took}
-                    result |= {"shows": SCENARIOS[name].shows, "passed": outcome.passed, "missed": [*outcome.misses, *outcome.slow]}
+                    result |= {
+                        "shows": SCENARIOS[name].shows,
+                        "passed": outcome.passed,
+                        "missed": [*outcome.misses, *outcome.slow],
+                    }
                     bench.keep(f"chaos-{name}-{engine}-{options.size}", result | outcome.figures)
     print(*(f"{a:<12} {b:<24} {c:<8} {d:>8}" for a, b, c, d in rows), f"seed {seed}", sep="\n")
     return int(any(row[2] != "passed" for row in rows))

@@ -176,9 +176,10 @@ class Coordinator(Filling):
 
     def _compare(self, comparer: Comparer) -> None:
         self.lock.save(step="compare")
-        for _ in range(_COMPARISONS):
+        for number in range(_COMPARISONS):
             compared = self._difference(comparer)
-            if not compared.differences:
+            # Others go on writing; what they do last is caught up with while they are refused.
+            if not compared.differences or (number and self._blocks()):
                 return
         if not self._blocks():
             raise ReindexStopped(
