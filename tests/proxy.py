@@ -158,7 +158,9 @@ class Wire:
 class _Link:
     def __init__(self, wire: Wire, client: socket.socket, server: socket.socket) -> None:
         self.wire, self.client, self.server = wire, client, server
+        # The head of the request that has had no reply yet; its body may come in a packet of its own.
         self.command = b""
+        self.answered = False
         self.hole = False
 
     def forth(self) -> None:
@@ -166,7 +168,9 @@ class _Link:
         with suppress(OSError):
             while data := self.client.recv(1 << 16):
                 if not self.hole:
-                    self.command = data[:4096].upper()
+                    if self.answered:
+                        self.command, self.answered = b"", False
+                    self.command = (self.command + data.upper())[:4096]
                     self.server.sendall(data)
         self._end()
 
@@ -174,6 +178,7 @@ class _Link:
         """From the server to the client."""
         with suppress(OSError):
             while data := self.server.recv(1 << 16):
+                self.answered = True
                 fault = None if self.hole else self.wire.strikes(self.command, data)
                 if fault:
                     self.hole = not fault.close

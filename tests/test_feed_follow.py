@@ -160,8 +160,9 @@ def test_while_others_write_no_change_is_missed_and_none_of_theirs_is_undone(
     for id_, film in expected.items():
         assert {key: value for key, value in documents[id_].items() if key not in ("_knnex", "plot_vector")} == film
         assert documents[id_].get("_knnex", {}).keys() <= {"vectors"}
-    # Every document at least once; how often more depends on how fast the feed is.
-    assert (log.burials(index), follower.done.enriched >= len(documents)) == ([], True)
+    # Each that has something to encode at least once; how often more depends on how fast the feed is.
+    encoded = sum(film.get("plot") is not None for film in expected.values())
+    assert (log.burials(index), follower.done.enriched >= encoded > 0) == ([], True)
     assert passed(engine, log, target).enriched == 0
 
 
