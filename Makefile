@@ -13,7 +13,7 @@ ENGINE ?=
 ENGINES ?= local
 PACKAGES := engines mappings encoders ingest query evaluation workers serving
 
-.PHONY: help setup demo test lint types check bench bench-live bench-sizes bench-verify bench-gate bench-reindex simulate chaos table clean
+.PHONY: help setup demo test lint types check bench bench-live bench-sizes bench-verify bench-gate bench-reindex bench-search bench-relevance simulate chaos table clean
 
 help: ## Show this.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -59,6 +59,12 @@ bench-gate: $(READY) ## Hold versions of one corpus against each other on real j
 
 bench-reindex: $(READY) ## Build new versions under fire: what is lost, who waits, how fast. ARGS="--only others --runs 20"
 	@$(BIN)/python benchmarks/reindexing.py $(ARGS)
+
+bench-search: $(READY) ## Measure searching: what a client adds, recall beside latency, the parts of a question in words.
+	@$(BIN)/python benchmarks/search.py $(ARGS)
+
+bench-relevance: $(READY) ## Measure nDCG on real judgments, by words, by meaning and by both, on both engines.
+	@$(BIN)/python benchmarks/relevance.py $(ARGS)
 
 simulate: $(READY) ## Drive the worker's code through 100,000 seeded schedules; minutes.
 	@$(BIN)/python benchmarks/simulate.py $(ARGS)

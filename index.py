@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-import numpy as np
-
-from .encoders import load_matching
+from .asking import Asking, AsyncAsking
 from .engines import AsyncEngine, Engine, Flow, Request, path_of
-from .errors import AccessDenied, EngineBusy, EngineError, EngineUnreachable, QueryError
 from .ingest import EventLog, Lane, Op, Progress, Report, Target, ingest, ingest_inline, make_target
 from .ingest.audit import AuditReport, audit
 from .ingest.threads import Bridge, in_thread
-from .mappings import Spec, Stored, check_name, load
+from .mappings import Spec, Stored
 from .mappings.attach import check_own_writes
-from .query import Hits, Plan, Query, plan, prepare, search
 
 Document = Mapping[str, Any]
 OnProgress = Callable[[Progress], None]
-
-# Seconds for which what the cluster holds is believed: it may be dropped and made again, with another spec or model.
-_FRESH = 1.0
 
 
 class _Cluster(Protocol):
@@ -41,110 +34,19 @@ class _AsyncCluster(Protocol):
     async def engine(self) -> AsyncEngine: ...
 
 
-class _Index:
-    """What an index is, sync or async: its name, and how a query for it is planned."""
-
-    def __init__(self, name: str, stored: Stored | None = None) -> None:
-        self.name = check_name(name)
-        self._stored = stored
-        self._asked = time.monotonic()
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}>"
-
-    def _fresh(self) -> Stored | None:
-        """What the cluster held a moment ago, if it was asked and is not known to have changed since."""
-        return self._stored if time.monotonic() - self._asked < _FRESH else None
-
-    def _learn(self, stored: Stored) -> Stored:
-        # Kept as it is where nothing changed: its names are known by then.
-        if self._stored != stored:
-            self._stored = stored
-        self._asked = time.monotonic()
-        return self._stored or stored
-
-    @staticmethod
-    def _query(query: Query | str, stored: Stored) -> Query:
-        """A text alone asks every embedding of the index."""
-        if isinstance(query, Query):
-            return query
-        if not isinstance(query, str):
-            raise QueryError(f"{query!r:.80} is no query", hint="give a text, Query(...), or Query().where(FILTER)")
-        if not stored.spec.embeddings:
-            raise QueryError(f"index {stored.spec.index!r} has no embedding", hint="ask with Query(...).lexical(FIELD)")
-        asked = Query(query)
-        for name in stored.spec.embeddings:
-            asked = asked.semantic(name)
-        return asked
-
-    @staticmethod
-    def _encode(stored: Stored, name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-        """(n, dims) float32, by the model that filled the index. Raises ModelMismatch, ModelUnavailable."""
-        vectors = load_matching(stored, name).encode_queries(texts)
-        if stored.spec.embeddings[name].similarity == "dot_product" and len(vectors):
-            # Defined for unit length only; documents are stored so too.
-            vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors, dtype=np.float32)
-
-    def _plan(self, engine: Engine | AsyncEngine, query: Query | str, stored: Stored) -> Plan:
-        def encode(name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
-            return self._encode(stored, name, texts)
-
-        return plan(self._query(query, stored), stored, engine.dialect, encode)
-
-    def _send(
-        self,
-        engine: Engine,
-        stored: Stored,
-        log: EventLog | None,
-        documents: Iterable[Any],
-        op: Op,
-        lane: Lane,
-        *,
-        resume: bool = True,
-        progress: OnProgress | None = None,
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> Report:
-        """Through the log, or without one here and now. Raises SpecMismatch for an index that others fill."""
-        check_own_writes(stored)
-        if log is None:
-            return ingest_inline(engine, make_target(self.name, stored), documents, progress, op=op, sleep=sleep)
-        return ingest(engine, stored.spec, documents, log, progress, op=op, lane=lane, resume=resume, sleep=sleep)
-
-
-class Index(_Index):
+class Index(Asking):
     """One index of a cluster."""
+
+    _cluster: _Cluster
 
     def __init__(self, cluster: _Cluster, name: str, stored: Stored | None = None) -> None:
         super().__init__(name, stored)
         self._cluster = cluster
 
     @property
-    def stored(self) -> Stored:
-        """What the cluster holds: index version, spec, fingerprints; asked every second. Raises IndexMissing."""
-        return self._fresh() or self._learn(self._cluster.engine.run(load(self.name)))
-
-    @property
     def spec(self) -> Spec:
         """The spec, as the cluster holds it."""
         return self.stored.spec
-
-    def search(self, query: Query | str) -> Hits:
-        """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
-        while True:
-            planned = self.plan(query)
-            found = self._cluster.engine.run(_searched(planned))
-            if found is not None:
-                return found
-            self._stored = None
-
-    def plan(self, query: Query | str) -> Plan:
-        """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
-        return self._plan(self._cluster.engine, query, self.stored)
-
-    def to_console(self, query: Query | str) -> str:
-        """The query for Kibana's or OpenSearch Dashboards' Dev Tools, to be pasted as it is."""
-        return self._cluster.engine.run(prepare(self.plan(query))).to_console()
 
     def ingest(
         self,
@@ -166,7 +68,9 @@ class Index(_Index):
         Raises LogUnavailable, IngestIncomplete, EngineError.
         """
         log = None if inline else self._cluster.log
-        return self._send(self._cluster.engine, self.stored, log, documents, op, lane, resume=resume, progress=progress)
+        return _send(
+            self.name, self._cluster.engine, self.stored, log, documents, op, lane, resume=resume, progress=progress
+        )
 
     def upsert(self, *documents: Document, inline: bool = False) -> Report:
         """Write documents, and wait until they are in the index; they go before any backfill."""
@@ -200,32 +104,15 @@ class Index(_Index):
         return make_target(self.name, self.stored)
 
 
-class AsyncIndex(_Index):
+class AsyncIndex(AsyncAsking):
     """One index of a cluster, for asyncio: encoding runs in a thread, requests are awaited."""
+
+    _cluster: _AsyncCluster
 
     def __init__(self, cluster: _AsyncCluster, name: str) -> None:
         super().__init__(name)
         self._cluster = cluster
         self._asking = asyncio.Lock()
-
-    async def search(self, query: Query | str) -> Hits:
-        """The best hits; a plain text asks every embedding. Raises QueryError, EncoderError, EngineError."""
-        while True:
-            planned = await self.plan(query)
-            found = await (await self._cluster.engine()).run(_searched(planned))
-            if found is not None:
-                return found
-            self._stored = None
-
-    async def plan(self, query: Query | str) -> Plan:
-        """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
-        engine, stored = await self._cluster.engine(), await self._held()
-        return await asyncio.to_thread(self._plan, engine, query, stored)
-
-    async def _held(self) -> Stored:
-        engine = await self._cluster.engine()
-        async with self._asking:  # once for all who wait for it
-            return self._fresh() or self._learn(await engine.run(load(self.name)))
 
     async def ingest(
         self,
@@ -251,7 +138,9 @@ class AsyncIndex(_Index):
 
         def work(bridge: Bridge) -> Report:
             through, given = bridge.engine(engine), bridge.documents(documents)
-            return self._send(through, stored, log, given, op, lane, resume=resume, progress=show, sleep=bridge.sleep)
+            return _send(
+                self.name, through, stored, log, given, op, lane, resume=resume, progress=show, sleep=bridge.sleep
+            )
 
         return await in_thread(work)
 
@@ -272,21 +161,24 @@ class AsyncIndex(_Index):
         return await (await self._cluster.engine()).run(_count(self.name))
 
 
-def _searched(planned: Plan) -> Flow[Hits | None]:
-    """The hits of a plan; None where the alias has moved to another version since, which may have another model."""
-    try:
-        found = yield from search(planned)
-    except (EngineUnreachable, EngineBusy, AccessDenied):
-        raise
-    except (QueryError, EngineError):
-        if (yield from load(planned.alias)).index == planned.stored.index:
-            raise
-        return None
-    if found.hits:
-        moved = any(hit.index != planned.stored.index for hit in found)
-    else:
-        moved = (yield from load(planned.alias)).index != planned.stored.index
-    return None if moved else found
+def _send(
+    name: str,
+    engine: Engine,
+    stored: Stored,
+    log: EventLog | None,
+    documents: Iterable[Any],
+    op: Op,
+    lane: Lane,
+    *,
+    resume: bool = True,
+    progress: OnProgress | None = None,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Report:
+    """Through the log, or without one here and now. Raises SpecMismatch for an index that others fill."""
+    check_own_writes(stored)
+    if log is None:
+        return ingest_inline(engine, make_target(name, stored), documents, progress, op=op, sleep=sleep)
+    return ingest(engine, stored.spec, documents, log, progress, op=op, lane=lane, resume=resume, sleep=sleep)
 
 
 def _count(index: str) -> Flow[int]:

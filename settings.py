@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     cache_url: SecretStr | None = None
     # float16 takes half the room and keeps three digits of each number.
     cache_dtype: Literal["float32", "float16"] = "float32"
+    # Vectors of queries kept in the memory of each process; those not asked for longest go first, 0 keeps none.
+    query_cache: int = Field(default=10_000, ge=0)
+    # A `knnex serve` that encodes for this process, which then needs no model; unset, models are loaded here.
+    encoder_url: str | None = Field(default=None, repr=False)
+    # Models that `knnex serve` encodes with for others.
+    served_models: tuple[str, ...] = ()
     # cpu, cuda, mps; unset, the best one there is.
     device: str | None = None
     # Model name -> local directory, for machines that cannot reach the model hub.
@@ -73,6 +79,10 @@ class Settings(BaseSettings):
     timeout: float = Field(default=30.0, gt=0)
 
 
+# Settings that are written as JSON.
+_SHAPES = {"models": '{"MODEL": "DIRECTORY"}', "served_models": '["MODEL"]'}
+
+
 @cache
 def settings() -> Settings:
     """The settings of this process. Raises SettingsError for a variable that cannot be read."""
@@ -83,6 +93,7 @@ def settings() -> Settings:
         name = "KNNEX_" + "_".join(str(part) for part in first["loc"]).upper()
         raise SettingsError(f"{name}: {first['msg']}", hint=f"correct or unset {name}") from None
     except _Unreadable as error:  # it names the field, and the reason is its cause
+        field = next((name for name in _SHAPES if f'"{name}"' in str(error)), "models")
         raise SettingsError(
-            f"KNNEX_MODELS is no JSON: {error.__cause__ or error}", hint='write {"MODEL": "DIRECTORY"}, or unset it'
+            f"KNNEX_{field.upper()} is no JSON: {error.__cause__ or error}", hint=f"write {_SHAPES[field]}, or unset it"
         ) from None

@@ -11,6 +11,7 @@ from .caches import open_cache
 from .caching import Cache
 from .chunking import Chunk, chunk
 from .fingerprint import cache_key, fingerprint, input_hash
+from .queries import QueryCache, encode_queries, query_cache, query_vectors
 from .redis_cache import RedisVectorCache
 from .registry import KINDS, load_encoder, load_matching, resolve
 
@@ -23,6 +24,7 @@ __all__ = [
     "Chunk",
     "Encoded",
     "Encoder",
+    "QueryCache",
     "RedisVectorCache",
     "TextEncoder",
     "VectorCache",
@@ -31,11 +33,14 @@ __all__ = [
     "check_vectors",
     "chunk",
     "encode_cached",
+    "encode_queries",
     "fingerprint",
     "input_hash",
     "load_encoder",
     "load_matching",
     "open_cache",
+    "query_cache",
+    "query_vectors",
     "resolve",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from ..mappings.spec import Embedding
@@ -27,6 +28,12 @@ def input_hash(rendered: str) -> str:
 def cache_key(encoder: Encoder, text: str) -> bytes:
     """The key of one document text's vector, 16 bytes: the same for every index, field and chunker with this text."""
     return blake2b(_utf8(text), digest_size=16, key=encoder.identity.encode()).digest()
+
+
+def query_keys(encoder: Encoder, prompt: str | None, texts: Sequence[str]) -> list[bytes]:
+    """The keys of query texts' vectors, 16 bytes each; `prompt` is the query prompt, None the model's own."""
+    made_by = digest("query", encoder.identity, prompt).encode()
+    return [blake2b(_utf8(text), digest_size=16, key=made_by).digest() for text in texts]
 
 
 def _utf8(text: str) -> bytes:

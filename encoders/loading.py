@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelUnavailable, SettingsError
+from .model_files import lacking
 
 if TYPE_CHECKING:
     import torch
@@ -38,18 +39,16 @@ def best_device(wanted: str | None) -> torch.device:
     return device
 
 
-def load_quietly(directory: Path, name: str, device: torch.device) -> Any:
-    """The SentenceTransformer of a directory, in float32 and ready to encode. Raises ModelUnavailable."""
+def load_quietly(directory: Path, name: str, device: torch.device, kind: str = "SentenceTransformer") -> Any:
+    """The model of a directory, of that class of the library, in float32 and ready. Raises ModelUnavailable."""
     try:
         with _quiet():
-            from sentence_transformers import SentenceTransformer
+            import sentence_transformers
     except ImportError as error:
-        raise ModelUnavailable(
-            f"model {name!r} needs the package {error.name}", hint='pip install "knnex[text]"'
-        ) from error
+        raise lacking(name, error) from error
     try:
         with _quiet():
-            model = SentenceTransformer(
+            model = getattr(sentence_transformers, kind)(
                 str(directory),
                 device=str(device),
                 local_files_only=True,

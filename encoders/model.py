@@ -14,7 +14,7 @@ from ..errors import EncoderError
 from ..settings import settings
 from .batching import run_batches
 from .loading import best_device, load_quietly
-from .model_files import content_hash
+from .model_files import content_hash, lacking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,10 @@ class LoadedModel:
 
     def __init__(self, directory: Path, name: str, device: str | None, precision: Precision) -> None:
         self.directory, self.name, self.precision = directory, name, precision
-        self.device = best_device(device or settings().device)
+        try:
+            self.device = best_device(device or settings().device)
+        except ImportError as error:
+            raise lacking(name, error) from error
         self._lock = threading.Lock()
         self.model = load_quietly(directory, name, self.device)
         if precision == "bfloat16":

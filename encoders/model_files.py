@@ -51,6 +51,14 @@ def find_model(name: str) -> Path:
     return _checked(_download(name), name, scripts=True)
 
 
+def lacking(name: str, error: ImportError) -> ModelUnavailable:
+    """The error where a package is not installed without which no model is loaded."""
+    return ModelUnavailable(
+        f"model {name!r} needs the package {error.name}",
+        hint='pip install "knnex[text]", or set KNNEX_ENCODER_URL to a `knnex serve` that encodes with it',
+    )
+
+
 def _full_name(name: str) -> str:
     return name if "/" in name else f"sentence-transformers/{name}"
 
@@ -69,9 +77,7 @@ def _download(name: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as error:
-        raise ModelUnavailable(
-            f"model {name!r} needs the package {error.name}", hint='pip install "knnex[text]"'
-        ) from error
+        raise lacking(name, error) from error
     try:
         path = snapshot_download(
             _full_name(name),

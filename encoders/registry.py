@@ -7,35 +7,44 @@ from collections.abc import Callable
 
 from ..errors import ModelMismatch, SpecError
 from ..mappings import Embedding, Resolved, Spec, Stored
+from ..settings import settings
 from .base import Encoder
 from .fingerprint import fingerprint
 
 
 def _text(embedding: Embedding) -> Encoder:
+    name, query, document = embedding.encoder, embedding.query_prompt, embedding.document_prompt
+    if url := settings().encoder_url:
+        from .remote import RemoteEncoder
+
+        return RemoteEncoder(url, name, query_prompt=query, document_prompt=document)
     from .text import TextEncoder
 
-    return TextEncoder(
-        embedding.encoder, query_prompt=embedding.query_prompt, document_prompt=embedding.document_prompt
-    )
+    return TextEncoder(name, query_prompt=query, document_prompt=document)
 
 
 #: The kinds of encoders; each turns an embedding's declaration into an encoder.
 KINDS: dict[str, Callable[[Embedding], Encoder]] = {"text": _text}
 
-_loaded: dict[tuple[str, str, str | None, str | None], Encoder] = {}
+_loaded: dict[tuple[str | None, ...], Encoder] = {}
 _lock = threading.Lock()
 
 
-def load_encoder(embedding: Embedding, kind: str = "text") -> Encoder:
+def load_encoder(embedding: Embedding, kind: str = "text", *, anew: bool = False) -> Encoder:
     """The encoder that an embedding names; embeddings of one model share its weights. May be called from any thread.
 
-    Raises SpecError when kind or dims do not fit, and what the kind of encoder raises when it cannot be loaded.
+    `anew` asks again what it is: a model in another process may have been exchanged. Raises SpecError when kind or dims
+    do not fit, and what the kind of encoder raises when it cannot be loaded.
     """
     if kind not in KINDS:
         raise SpecError(f"there is no encoder of kind {kind!r}", hint=f"the kinds are {', '.join(sorted(KINDS))}")
-    key = (kind, embedding.encoder, embedding.query_prompt, embedding.document_prompt)
-    with _lock:
-        encoder = _loaded.get(key) or _loaded.setdefault(key, KINDS[kind](embedding))
+    key = (kind, settings().encoder_url, embedding.encoder, embedding.query_prompt, embedding.document_prompt)
+    encoder = None if anew else _loaded.get(key)
+    if encoder is None:
+        with _lock:  # once for all who wait for it
+            if anew or key not in _loaded:
+                _loaded[key] = KINDS[kind](embedding)
+            encoder = _loaded[key]
     if embedding.dims not in (None, encoder.dims):
         raise SpecError(
             f"the spec says dims {embedding.dims}, but {embedding.encoder} gives {encoder.dims}",
@@ -52,14 +61,19 @@ def resolve(spec: Spec) -> dict[str, Resolved]:
     }
 
 
-def load_matching(stored: Stored, name: str) -> Encoder:
+def load_matching(stored: Stored, name: str, *, anew: bool = False) -> Encoder:
     """The encoder of an embedding, which must be the one that filled the index. Raises ModelMismatch naming both."""
     embedding = stored.spec.embeddings[name]
-    encoder = load_encoder(embedding)
+    encoder = load_encoder(embedding, anew=anew)
     ours, theirs = fingerprint(encoder, embedding), stored.resolved[name].fingerprint
-    if ours != theirs:
-        raise ModelMismatch(
-            f"{stored.spec.index}.{name} was filled under fingerprint {theirs}; {embedding.encoder} here has {ours}",
-            hint="give this process the model that filled the index (KNNEX_MODELS), or fill it again with this one",
-        )
-    return encoder
+    if ours == theirs:
+        return encoder
+    url = settings().encoder_url
+    if url and not anew:
+        return load_matching(stored, name, anew=True)
+    raise ModelMismatch(
+        f"{stored.spec.index}.{name} was filled under fingerprint {theirs}; {embedding.encoder} "
+        f"{f'at {url}' if url else 'here'} has {ours}",
+        hint=f"give {'that server' if url else 'this process'} the model that filled the index (KNNEX_MODELS), "
+        "or fill it again with this one",
+    )

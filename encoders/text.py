@@ -6,10 +6,13 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import EncoderError
 from .base import Vectors, check_vectors, digest
 from .model import LoadedModel, Precision, Side
 from .model_files import find_model
+from .together import Together
 
 _models: dict[tuple[Path, str | None, Precision], LoadedModel] = {}
 _models_lock = threading.Lock()
@@ -41,6 +44,7 @@ class TextEncoder:
         self.dims = self.model.dims
         self.identity = digest("text", self.revision, self.document_prompt, precision, self.dims)
         self.max_tokens = self._room()
+        self._queries = Together(lambda texts: self._encode(texts, "query", self.query_prompt))
 
     def __repr__(self) -> str:
         return f"TextEncoder({self.name!r}, revision={self.revision!r}, dims={self.dims}, device={self.model.device})"
@@ -50,8 +54,8 @@ class TextEncoder:
         return self._encode(texts, "document", self.document_prompt)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        """The vectors of queries, `(n, dims) float32`. Raises BadVector."""
-        return self._encode(texts, "query", self.query_prompt)
+        """The vectors of queries, `(n, dims) float32`; threads that ask at once share a call. Raises BadVector."""
+        return self._queries(texts) if texts else np.empty((0, self.dims), dtype=np.float32)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The character span of each token, special ones not among them, however long the text."""

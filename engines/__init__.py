@@ -6,7 +6,7 @@ from .capabilities import Capabilities
 from .connect import Access, open_async_engine, open_engine
 from .dialect import Dialect, VectorField
 from .engine import AsyncEngine, Engine, is_async, wrap, wrap_async
-from .wire import Flow, Request, Response, adrive, drive, encode, path_of
+from .wire import Flow, Request, Response, Work, adrive, drive, encode, path_of
 
 __all__ = [
     "Access",
@@ -18,6 +18,7 @@ __all__ = [
     "Request",
     "Response",
     "VectorField",
+    "Work",
     "adrive",
     "drive",
     "encode",

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import EngineError, KnnexError
 from .gate import refused, unreachable
+from .straight import straight
 from .wire import Request, Response
 
 Send = Callable[[Request], Response]
@@ -32,11 +33,12 @@ def is_async(client: object) -> bool:
 
 def sender(client: Any, media_type: str) -> Send:
     """`send` over a sync client; `media_type` has a `{}` for json or x-ndjson."""
-    call = _call(client, media_type)
+    call, ask = _call(client, media_type), straight(client, package_of(client), media_type)
 
     def send(request: Request) -> Response:
         try:
-            return _response(call(request))
+            found = ask(request)
+            return _response(call(request)) if found is None else _allowed(found, request)
         except KnnexError:
             raise
         except Exception as error:
@@ -61,17 +63,17 @@ def async_sender(client: Any, media_type: str) -> AsyncSend:
 
 
 def _call(client: Any, media_type: str) -> Callable[[Request], Any]:
-    if package_of(client) == "elasticsearch":
-        perform = client.perform_request
-    else:
-        perform = client.transport.perform_request
+    # Looked up for each request: what somebody puts around it later is not passed by.
+    asked = client if package_of(client) == "elasticsearch" else client.transport
 
     def call(request: Request) -> Any:
         headers = {"accept": media_type.format("json")}
         payload = request.payload()
         if payload is not None:
             headers["content-type"] = media_type.format(request.content_type)
-        return perform(request.method, request.path, params=dict(request.params), headers=headers, body=payload)
+        return asked.perform_request(
+            request.method, request.path, params=dict(request.params), headers=headers, body=payload
+        )
 
     return call
 
@@ -80,6 +82,12 @@ def _response(answer: Any) -> Response:
     # The client of Elasticsearch wraps the body, that of OpenSearch returns it and raises for every other status.
     meta = getattr(answer, "meta", None)
     return Response(meta.status if meta else 200, answer.body if meta else answer)
+
+
+def _allowed(answer: Response, request: Request) -> Response:
+    if answer.status >= 400 and answer.status not in request.allow:
+        raise refused(answer.status, answer.body, f"{request.method} {request.path}")
+    return answer
 
 
 def _failed(error: Exception, request: Request, client: Any) -> Response:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..errors import UnsupportedByEngine
+from .wire import Request
 
 Product = Literal["elasticsearch", "opensearch"]
 
@@ -68,6 +69,18 @@ class Dialect(ABC):
     def get_with_vectors(self) -> dict[str, str]:
         """The parameters of a get that returns vectors too."""
         return {}
+
+    @abstractmethod
+    def open_pit(self, index: str, keep: str) -> Request:
+        """The request that opens a point in time, at which an index is read as it is now."""
+
+    @abstractmethod
+    def pit_of(self, opened: Mapping[str, Any]) -> str:
+        """The id of a point in time from the answer."""
+
+    @abstractmethod
+    def close_pit(self, pit: str) -> Request:
+        """The request that closes a point in time."""
 
     @abstractmethod
     def check_settings(self, settings: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .dialect import Dialect, Product, VectorField
+from .wire import Request, path_of
 
 _SIMILARITY = {
     "cosine": "cosine",
@@ -99,6 +100,18 @@ class Elasticsearch(Dialect):
     def index_settings(self) -> dict[str, Any]:
         """None: `dense_vector` needs no setting."""
         return {}
+
+    def open_pit(self, index: str, keep: str) -> Request:
+        """The same."""
+        return Request("POST", path_of(index, "_pit"), {"keep_alive": keep})
+
+    def pit_of(self, opened: Mapping[str, Any]) -> str:
+        """The same."""
+        return str(opened["id"])
+
+    def close_pit(self, pit: str) -> Request:
+        """The same; closed already is closed."""
+        return Request("DELETE", "/_pit", body={"id": pit}, allow=frozenset({404}))
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Declines modes without sequence numbers: writes and the change feed rest on them."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from .dialect import Dialect, Product, VectorField
+from .wire import Request, path_of
 
 # Vectors for dot_product are of unit length, where cosine gives the same order and the same scores as Elasticsearch;
 # Lucene's innerproduct scores them on another scale.
@@ -22,6 +23,11 @@ class OpenSearch(Dialect):
     title: ClassVar[str] = "OpenSearch"
     max_dims: ClassVar[int] = 16_000
     media_type: ClassVar[str] = "application/{}"
+
+    @staticmethod
+    def space_of(similarity: str) -> str:
+        """What k-NN calls a metric."""
+        return _SPACES[similarity]
 
     def vector_field(self, vector: VectorField) -> dict[str, Any]:
         """A `knn_vector` with an explicit `method`; the server's defaults are faiss and l2."""
@@ -107,6 +113,18 @@ class OpenSearch(Dialect):
     def index_settings(self) -> dict[str, Any]:
         """`index.knn`, without which no vector method is accepted; it cannot be added later."""
         return {"index.knn": True}
+
+    def open_pit(self, index: str, keep: str) -> Request:
+        """The same."""
+        return Request("POST", path_of(index, "_search", "point_in_time"), {"keep_alive": keep})
+
+    def pit_of(self, opened: Mapping[str, Any]) -> str:
+        """The same."""
+        return str(opened["pit_id"])
+
+    def close_pit(self, pit: str) -> Request:
+        """The same; closed already is closed."""
+        return Request("DELETE", "/_search/point_in_time", body={"pit_id": [pit]}, allow=frozenset({404}))
 
     def check_settings(self, settings: Mapping[str, Any]) -> None:
         """Declines an index without k-NN."""

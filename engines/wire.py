@@ -10,6 +10,7 @@ and no module above this one does I/O of its own:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -48,6 +49,13 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """A flow's own computation, answered as the body of a Response; async it runs in a thread, and the loop goes on."""
+
+    do: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """The status and the parsed body of an answer."""
 
@@ -55,7 +63,7 @@ class Response:
     body: Any
 
 
-Flow = Generator[Request, Response, T]
+Flow = Generator[Request | Work, Response, T]
 
 
 def encode(value: Any) -> bytes:
@@ -83,7 +91,7 @@ def drive(flow: Flow[T], send: Callable[[Request], Response]) -> T:
         request = next(flow)
         while True:
             try:
-                response = send(request)
+                response = Response(200, request.do()) if isinstance(request, Work) else send(request)
             except Exception as error:
                 request = flow.throw(error)
             else:
@@ -98,7 +106,10 @@ async def adrive(flow: Flow[T], send: Callable[[Request], Awaitable[Response]]) 
         request = next(flow)
         while True:
             try:
-                response = await send(request)
+                if isinstance(request, Work):
+                    response = Response(200, await asyncio.to_thread(request.do))
+                else:
+                    response = await send(request)
             except Exception as error:
                 request = flow.throw(error)
             else:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..encoders import load_matching
+from ..encoders import query_vectors
 from ..engines import Engine, Flow, Request, path_of
-from ..errors import EngineBusy, EngineUnreachable, QueryError
+from ..errors import EngineBusy, EngineUnreachable
 from ..mappings import PROVENANCE, Stored
 from ..query import Query, plan, search
 from ..query.answers import answered
@@ -22,8 +22,6 @@ Matrix = np.ndarray[Any, Any]
 
 # Seconds before each further attempt at a busy engine.
 _DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
-# Texts encoded at once, and documents asked for at once.
-_TEXTS, _PAGE = 64, 500
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,9 @@ def concrete(stored: Stored) -> Stored:
     return replace(stored, spec=stored.spec.model_copy(update={"index": stored.index}))
 
 
-def every_embedding(text: str, stored: Stored) -> Query:
+def every_embedding(text: str, stored: Stored) -> Query:  # noqa: ARG001
     """A text asks every embedding, as it does where somebody searches by a text alone."""
-    if not stored.spec.embeddings:
-        raise QueryError(f"index {stored.index!r} has no embedding", hint="there is nothing to compare by meaning")
-    query = Query(text)
-    for name in stored.spec.embeddings:
-        query = query.semantic(name)
-    return query
+    return Query(text)
 
 
 def ask(
@@ -90,20 +83,10 @@ def encoded(stored: Stored, texts: Sequence[str]) -> Encode:
     def encode(name: str, wanted: Sequence[str]) -> Matrix:
         if name not in known:
             distinct = list(dict.fromkeys(texts))
-            known[name] = dict(zip(distinct, queries(stored, name, distinct), strict=True))
+            known[name] = dict(zip(distinct, query_vectors(stored, name, distinct), strict=True))
         return np.stack([known[name][text] for text in wanted]) if wanted else np.empty((0, 0), dtype=np.float32)
 
     return encode
-
-
-def queries(stored: Stored, name: str, texts: Sequence[str]) -> Matrix:
-    """The vectors of queries, `(n, dims) float32`. Raises ModelMismatch, ModelUnavailable."""
-    encoder = load_matching(stored, name)
-    parts = [encoder.encode_queries(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
-    rows = np.concatenate(parts) if parts else np.empty((0, encoder.dims), dtype=np.float32)
-    if stored.spec.embeddings[name].similarity == "dot_product" and len(rows):  # documents are of unit length too
-        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows, dtype=np.float32)
 
 
 def count(stored: Stored) -> Flow[int]:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..encoders import query_vectors
 from ..engines import Engine
 from ..errors import QueryError
 from ..mappings import Stored
 from ..query import Query
-from .asking import Matrix, ask, every_embedding, patiently, queries, some_ids
+from .asking import Matrix, ask, every_embedding, patiently, some_ids
 from .exact import MAX_EXACT, graph_recall, vectors_named
 from .judgments import Judgments
 from .ranking import judged, ndcg, recall, reciprocal_rank
@@ -145,7 +146,7 @@ def _by_judgments(pair: _Pair, given: Judgments, depth: int, query_of: Callable[
 
 
 def _texts(pair: _Pair, name: str, texts: Sequence[str]) -> tuple[Sequence[str], list[Matrix]]:
-    return texts, [queries(stored, name, texts) for stored in pair.versions]
+    return texts, [query_vectors(stored, name, texts) for stored in pair.versions]
 
 
 def _documents(pair: _Pair, name: str, size: int, seed: int) -> tuple[Sequence[str], list[Matrix]]:

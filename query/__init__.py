@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from .fields import F
 from .hits import Hit, Hits, Passage
+from .parts import Text
 from .plan import Plan, plan
-from .query import Query, Text
-from .run import prepare, search
+from .profile import Profile, profiled
+from .query import Query
+from .run import prepare, search, search_all
 
-__all__ = ["F", "Hit", "Hits", "Passage", "Plan", "Query", "Text", "plan", "prepare", "search"]
+__all__ = [
+    "F",
+    "Hit",
+    "Hits",
+    "Passage",
+    "Plan",
+    "Profile",
+    "Query",
+    "Text",
+    "plan",
+    "prepare",
+    "profiled",
+    "search",
+    "search_all",
+]

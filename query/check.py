@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..errors import QueryError, UnknownField
 from ..mappings import Embedding, Resolved, Stored
-from .names import KEYWORD, TEXT, Names
-from .query import Lexical, Query, Semantic, Text
-from .values import LENGTH_COUNTS, check_unicode
+from .names import Names
+from .parts import Semantic, Text, own
+from .query import Query
+from .values import LENGTH_COUNTS, check_text
+from .words import check_field, check_lexical
 
 #: Engines refuse a deeper page, more neighbours, and more passages of one document.
 MAX_WINDOW = MAX_K = 10_000
 MAX_PASSAGES = 100
-MAX_TEXT = 20_000
 MAX_EXAMPLES = 1_000
-# OpenSearch refuses more than 1,024 clauses in one query: a clause for each word in each field.
-_MAX_WORDS = 1_000
 # The least similarity there is, by metric; -1 for a cosine.
 _LEAST = {"l2": 0.0, "max_inner_product": -math.inf}
-_WORDS = re.compile(r"[぀-ヿ㐀-鿿豈-﫿]|\w+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_BOOST = re.compile(r"(?P<name>[^\^]+)(?:\^(?P<boost>[^\^]*))?")
 
 
 def check(query: Query, stored: Stored) -> None:
@@ -33,21 +28,27 @@ def check(query: Query, stored: Stored) -> None:
     names = Names.of(stored.spec)
     _check_page(query)
     for part in query.parts:
-        if isinstance(part, Semantic):
-            _check_semantic(part, query, names)
+        by = own(part)
+        if isinstance(by, Semantic):
+            _check_semantic(by, query, names)
         else:
-            _check_lexical(part, query, names)
+            check_lexical(by, by.text if by.text is not None else query.text, names)
         _check_number(part.weight, "weight", 0)
     _check_weights(query)
     _check_examples(query)
     for name in query.highlighted:
-        _check_words_field(names, name, "highlight")
+        check_field(names, name, "highlight")
     if query.highlighted and words_of(query) is None:
         raise QueryError("highlight() has no words to mark", hint="give the query a text: Query('...')")
-    for name in query.selected or ():
-        if name in stored.spec.embeddings:
+    check_selected(query.selected or (), names)
+
+
+def check_selected(selected: Sequence[str], names: Names) -> None:
+    """Raises QueryError or UnknownField for a name that no hit carries."""
+    for name in selected:
+        if name in names.spec.embeddings:
             raise QueryError(f"{name} is an embedding: hits do not carry vectors", hint="leave it out of select()")
-        if name != stored.spec.id and not names.is_nested(name):
+        if name != names.spec.id and not names.is_nested(name) and not names.has(name):
             head = name.split(".")[0]
             names.field(name, head if names.is_nested(head) else None)
 
@@ -58,23 +59,24 @@ def words_of(query: Query) -> str | None:
 
 
 def _check_page(query: Query) -> None:
-    _check_whole(query.size, "limit", 1, MAX_WINDOW)
-    _check_whole(query.start, "offset", 0, MAX_WINDOW)
+    check_whole(query.size, "limit", 1, MAX_WINDOW)
+    check_whole(query.start, "offset", 0, MAX_WINDOW)
     if query.size + query.start > MAX_WINDOW:
         raise QueryError(
             f"offset {query.start:,} + limit {query.size:,} is more than {MAX_WINDOW:,}, which engines refuse",
             hint="narrow the query by where()",
         )
     if query.window is not None:
-        _check_whole(query.window, "window", 1, MAX_WINDOW)
-    _check_whole(query.passage_limit, "passages", 0, MAX_PASSAGES)
+        check_whole(query.window, "window", 1, MAX_WINDOW)
+    check_whole(query.passage_limit, "passages", 0, MAX_PASSAGES)
     if query.fusion not in (None, "rrf", "weighted"):
         raise QueryError(f"fuse() does not know {query.fusion!r}", hint="use 'rrf' or 'weighted'")
     if query.text is not None:
         check_text(query.text, "the query's text")
 
 
-def _check_whole(value: object, what: str, low: int, high: int) -> None:
+def check_whole(value: object, what: str, low: int, high: int) -> None:
+    """Raises QueryError for what is no whole number from `low` to `high`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise QueryError(f"{what} is {value!r:.80}, no whole number", hint=f"give one from {low:,} to {high:,}")
     if not low <= value <= high:
@@ -92,25 +94,6 @@ def _check_number(value: object, what: str, low: float) -> None:
 def _check_weights(query: Query) -> None:
     if query.parts and all(part.weight == 0 for part in query.parts):
         raise QueryError("every part of the query has weight 0", hint="give one of them a weight above 0")
-
-
-def check_text(text: object, what: str) -> None:
-    """Raises QueryError for a text that is empty, too long, or holds what no text holds."""
-    if not isinstance(text, str):
-        raise QueryError(f"{what} is {type(text).__name__}, no text", hint="give a str")
-    check_unicode(text, what)
-    if not text.strip():
-        raise QueryError(f"{what} is empty", hint="give it words, or leave the text out and use where() alone")
-    if len(text) > MAX_TEXT:
-        raise QueryError(
-            f"{what} has {len(text):,} characters; at most {MAX_TEXT:,} are taken",
-            hint="an encoder reads its first few hundred words; ask with a passage of it",
-        )
-    if found := _CONTROL.search(text):
-        raise QueryError(
-            f"{what} has the control character U+{ord(found[0]):04X} at position {found.start()}",
-            hint="remove it; line breaks and tabs may stay",
-        )
 
 
 def _check_semantic(part: Semantic, query: Query, names: Names) -> None:
@@ -131,55 +114,11 @@ def _check_semantic(part: Semantic, query: Query, names: Names) -> None:
     if part.text is not None and part.vector is not None:
         raise QueryError(f"{part.embedding} is given a text and a vector", hint="give one of them")
     if part.k is not None:
-        _check_whole(part.k, "k", 1, MAX_K)
+        check_whole(part.k, "k", 1, MAX_K)
     if part.candidates is not None:
-        _check_whole(part.candidates, "candidates", part.k or 1, MAX_K)
+        check_whole(part.candidates, "candidates", part.k or 1, MAX_K)
     metric = spec.embeddings[part.embedding].similarity
     _check_number(part.min_similarity, "min_similarity", _LEAST.get(metric, -1))
-
-
-def _check_lexical(part: Lexical, query: Query, names: Names) -> None:
-    if not part.fields:
-        raise QueryError("lexical() names no field", hint="for example .lexical('title^2', 'plot')")
-    for entry in part.fields:
-        _check_words_field(names, boosted(entry)[0], "lexical")
-    text = query.text if part.text is None else part.text
-    if text is None:
-        raise QueryError("lexical() has no text", hint="give it to the query, Query('...'), or as text=")
-    check_text(text, "the text for lexical()")
-    words = len(_WORDS.findall(text))
-    if words * len(part.fields) > _MAX_WORDS:
-        raise QueryError(
-            f"{words:,} words in {len(part.fields)} fields are more than the {_MAX_WORDS:,} clauses engines take",
-            hint="use a shorter text or fewer fields; semantic() takes long texts",
-        )
-
-
-def _check_words_field(names: Names, name: str, what: str) -> None:
-    if name in names.spec.embeddings:
-        raise UnknownField(f"{name!r} is an embedding, it has no words for {what}()", hint=f"use .semantic({name!r})")
-    known = names.field(name)
-    if known.type not in TEXT and known.type not in KEYWORD:
-        raise QueryError(
-            f"{name} is of type {known.type}: it has no words for {what}()",
-            hint="name a text or keyword field, or use where()",
-        )
-    if known.nested is not None:
-        raise QueryError(f"{name} lies in the nested objects {known.nested!r}", hint="use where_nested()")
-
-
-def boosted(entry: str) -> tuple[str, float]:
-    """`title^2` as ("title", 2.0). Raises QueryError."""
-    found = _BOOST.fullmatch(entry) if isinstance(entry, str) else None
-    if found is None:
-        raise QueryError(f"{entry!r:.80} names no field", hint="write 'title' or 'title^2'")
-    try:
-        boost = float(found["boost"] if found["boost"] is not None else 1)
-    except ValueError:
-        boost = math.nan
-    if not (math.isfinite(boost) and 0 < boost <= 1e6):
-        raise QueryError(f"{entry!r}: {found['boost']!r} is no boost", hint="write a number above 0, as in 'title^2'")
-    return found["name"], boost
 
 
 def _check_examples(query: Query) -> None:

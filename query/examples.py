@@ -11,7 +11,7 @@ from ..engines import Flow, Request, path_of
 from ..errors import QueryError
 from .answers import answered
 from .check import check_vector
-from .query import Semantic, Text
+from .parts import Semantic, Text
 from .values import LENGTH_COUNTS
 from .vectors import Vector, rocchio, unit
 
@@ -52,7 +52,7 @@ def combined(plan: Plan, sources: Sources) -> dict[int, Vector | None]:
     """The vectors of the semantic parts, examples brought in. Raises QueryError."""
     if not (plan.query.liked or plan.query.disliked):
         return dict(plan.vectors)
-    found: dict[int, Vector | None] = {}
+    found = dict(plan.vectors)
     for position, part in enumerate(plan.query.parts):
         if isinstance(part, Semantic):
             embedding = plan.stored.spec.embeddings[part.embedding]

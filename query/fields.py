@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any
 
-from ..errors import QueryError
-from .nodes import Exists, Filter, Not, Prefix, Range, Term, Terms
+import numpy as np
 
-_METHODS = "between, isin, exists, startswith"
+from ..errors import QueryError
+from .geo import box, metres, point
+from .given import all_of
+from .nodes import Exists, Filter, Near, Nested, Not, Prefix, Range, Regexp, Term, Terms, Wildcard, WithinBox
+from .values import MAX_VALUES
+
+_METHODS = "between, isin, exists, startswith, matches, regexp, near, within_box, any"
+
+
+_SEVERAL = (list, tuple, set, frozenset, range, Mapping, np.ndarray)
 
 
 class Field:
@@ -20,7 +29,7 @@ class Field:
         self.name = name
 
     def __repr__(self) -> str:
-        return f"F.{self.name}" if self.name.isidentifier() else f"F[{self.name!r}]"
+        return f"F.{self.name:.80}" if self.name.isidentifier() else f"F[{self.name!r:.80}]"
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -69,26 +78,75 @@ class Field:
         )
 
     def isin(self, values: Iterable[object]) -> Filter:
-        """The field holds one of `values`, at most 65,536 of them."""
-        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-            raise QueryError(f"{self!r}.isin() wants a list, not {values!r}", hint=f"write {self!r} == {values!r}")
-        return Terms(self.name, tuple(self._one(value) for value in values))
+        """The field holds one of `values`: a list, set, range, numpy array, ...; at most a million of them."""
+        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+            raise QueryError(
+                f"{self!r}.isin() wants a list, not {values!r:.80}", hint=f"write {self!r} == {values!r:.80}"
+            )
+        listed = tuple(self._one(value) for value in islice(values, MAX_VALUES + 1))
+        if len(listed) > MAX_VALUES:
+            raise QueryError(
+                f"{self!r}.isin() is given more than {MAX_VALUES:,} values",
+                hint="use .between(), ask in several queries, or declare a lookup join and use where_lookup()",
+            )
+        return Terms(self.name, listed)
 
     def exists(self) -> Filter:
         """The field holds any value; for an embedding: the document has its vector."""
         return Exists(self.name)
 
-    def startswith(self, prefix: str) -> Filter:
-        """The field, a keyword, holds a value that starts with `prefix`; upper and lower case differ."""
-        if not isinstance(prefix, str):
-            raise QueryError(f"{self!r}.startswith() wants a string, not {prefix!r}", hint="give the first characters")
-        return Prefix(self.name, prefix)
+    def startswith(self, prefix: str, *, case_sensitive: bool = True) -> Filter:
+        """The field, a keyword, holds a value that starts with `prefix`."""
+        return Prefix(self.name, self._text(prefix, "startswith"), case_sensitive)
+
+    def matches(self, pattern: str, *, case_sensitive: bool = True) -> Filter:
+        """The field, a keyword, holds a value of this form: `?` is one character, `*` any number of them.
+
+        `\\*` and `\\?` are themselves. The whole value is compared. Without case, a to z equal A to Z and no others.
+        """
+        return Wildcard(self.name, self._text(pattern, "matches"), case_sensitive)
+
+    def regexp(self, pattern: str, *, case_sensitive: bool = True) -> Filter:
+        """The field, a keyword, holds a value that a regular expression matches as a whole.
+
+        `. | ( ) [ ] ? * +`, `{2,3}`, `\\d`, `\\s` and `\\w` are known, and mean what they mean in Python.
+        """
+        return Regexp(self.name, self._text(pattern, "regexp"), case_sensitive)
+
+    def near(self, lat: float, lon: float, distance: str | float) -> Filter:
+        """The field, a geo_point, holds a place at most so far away: `near(52.5, 13.4, "10km")`, or metres.
+
+        Degrees, on a sphere of the Earth's mean radius; units are m, km, mi, yd, ft, in, cm, mm, nmi.
+        """
+        return Near(self.name, *point(lat, lon, f"{self!r}.near()"), metres(distance, repr(self)))
+
+    def within_box(self, *, top_left: tuple[float, float], bottom_right: tuple[float, float]) -> Filter:
+        """The field, a geo_point, holds a place in a box of two corners, each (latitude, longitude) in degrees.
+
+        A box whose left is east of its right crosses the date line. Its edges are as exact as engines keep places, to
+        about a centimetre.
+        """
+        return WithinBox(self.name, *box(top_left, bottom_right, repr(self)))
+
+    def any(self, *filters: Filter | Mapping[str, Any] | Any) -> Filter:
+        """One object of this field, a nested one, fulfils every filter by itself; nested fields may hold others."""
+        inner = all_of(filters)
+        if inner is None:
+            raise QueryError(f"{self!r}.any() has no filter", hint=f"for example {self!r}.any(F.name == 'x')")
+        return Nested(self.name, inner)
+
+    def _text(self, value: str, method: str) -> str:
+        if not isinstance(value, str):
+            raise QueryError(f"{self!r}.{method}() wants a string, not {value!r:.80}", hint="give text")
+        return value
 
     def _one(self, value: object) -> object:
         if isinstance(value, Field):
             raise QueryError(f"{self!r} and {value!r} cannot be compared", hint="compare a field with a value")
-        if value is None or isinstance(value, (list, tuple, set, frozenset, dict)):
-            raise QueryError(f"{self!r} cannot equal {value!r}", hint=f"use {self!r}.isin([...]) for several values")
+        if value is None or isinstance(value, _SEVERAL):
+            raise QueryError(
+                f"{self!r} cannot equal {value!r:.80}", hint=f"use {self!r}.isin([...]) for several values"
+            )
         return value
 
     def _bound(self, value: object) -> object:

@@ -42,6 +42,12 @@ class Hit:
     parts: Mapping[str, float] = field(default_factory=dict)
     #: The index version it lies in.
     index: str = ""
+    #: The children that `by_child(inner=)` found it by, best first.
+    children: tuple[Hit, ...] = ()
+    #: The parent that `by_parent(inner=)` found it by.
+    parent: Hit | None = None
+    #: Other hits with the same value of the field that hits are collapsed by, best first.
+    group: tuple[Hit, ...] = ()
 
     def __getitem__(self, name: str) -> Any:
         value = value_at(self.source, name, _ABSENT)
@@ -77,6 +83,12 @@ class Hits(Sequence[Hit]):
     total: int
     total_relation: Literal["eq", "gte"] = "eq"
     took_ms: int = 0
+    #: By name, as the engine answers them.
+    aggregations: Mapping[str, Any] = field(default_factory=dict)
+    #: What could not be searched or done in time, where the query allows it.
+    missing: tuple[str, ...] = ()
+    #: The engine's own profile of each search, where it was asked for.
+    profiles: tuple[Mapping[str, Any], ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Hit: ...
@@ -116,6 +128,20 @@ def value_at(source: Mapping[str, Any], name: str, default: Any = None) -> Any:
     return default
 
 
+def without(source: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The source less the value at a dotted path; objects that are empty then are left out too."""
+    if name in source:
+        return {key: value for key, value in source.items() if key != name}
+    head, _, rest = name.partition(".")
+    inner = source.get(head)
+    left: Any = inner
+    if isinstance(inner, Mapping) and rest:
+        left = without(inner, rest)
+    elif isinstance(inner, list) and rest:
+        left = [one for one in (without(one, rest) if isinstance(one, Mapping) else one for one in inner) if one != {}]
+    return {**source, head: left} if left else {key: value for key, value in source.items() if key != head}
+
+
 def parse_hit(raw: Mapping[str, Any], spec: Spec, part: str, hidden: Collection[str] = ()) -> Hit:
     """A hit of an engine's answer; `part` names the part of the query that found it, `hidden` fields are left out."""
     kept_out = {PROVENANCE, *spec.embeddings, *hidden}
@@ -124,7 +150,7 @@ def parse_hit(raw: Mapping[str, Any], spec: Spec, part: str, hidden: Collection[
     source = raw.get("_source") or {}
     # OpenSearch returns the fields in an order of its own.
     order = [name for name in spec.fields if name in source]
-    chunks = [chunk for path, inner in found.items() for chunk in _chunks(path, inner)]
+    chunks = [chunk for path, inner in found.items() if path in spec.embeddings for chunk in _chunks(path, inner)]
     return Hit(
         id=raw["_id"],
         score=score,
@@ -133,7 +159,16 @@ def parse_hit(raw: Mapping[str, Any], spec: Spec, part: str, hidden: Collection[
         highlights={name: tuple(marked) for name, marked in (raw.get("highlight") or {}).items()},
         parts={part: score},
         index=raw["_index"],
+        children=tuple(_relatives("child", found, spec, part)),
+        parent=next(_relatives("parent", found, spec, part), None),
     )
+
+
+def _relatives(relation: str, found: Mapping[str, Any], spec: Spec, part: str) -> Iterator[Hit]:
+    """Children or parents among the inner hits; a compiler names these `child:NAME`."""
+    for key, inner in found.items():
+        if key.partition(":")[0] == relation:
+            yield from (parse_hit(raw, spec, part) for raw in inner["hits"]["hits"])
 
 
 def _chunks(path: str, inner: Mapping[str, Any]) -> Iterator[Passage]:

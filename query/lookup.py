@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from ..engines import Flow, Request, path_of
 from ..errors import QueryError
 from ..mappings import PROVENANCE, LookupJoin, Stored, load
+from . import paging
 from .answers import answered
 from .compile import Page, compiler_for
 from .hits import Hit
 from .names import DATE, TEXT, Known, Names
-from .nodes import Everything, Filter, Ids, Lookup, Nothing, Terms, both
+from .nodes import Everything, Filter, Ids, Lookup, Not, Nothing, Or, Term, Terms, both
 from .resolve import Resolver
+from .simplify import simplified
 from .values import MAX_TERMS, plain, reachable
 
 if TYPE_CHECKING:
     from .plan import Plan
 
+#: The most keys one lookup may find: a search that sends so many takes a second longer.
+MAX_KEYS = 1_000_000
 _BATCH = 10_000
 
 
@@ -43,10 +48,10 @@ class Side:
         return self.join.key == "_id" or (self.join.key == spec.id and not Names.of(spec).has(spec.id))
 
 
-def lookups_in(given: Filter | None) -> list[Lookup]:
-    """The lookups of a filter, in order, each once."""
+def lookups_in(*given: Filter | None) -> list[Lookup]:
+    """The lookups of filters, in order, each once."""
     found: list[Lookup] = []
-    for one in _walk(given):
+    for one in chain.from_iterable(map(_walk, given)):
         if isinstance(one, Lookup) and one not in found:
             found.append(one)
     return found
@@ -69,7 +74,7 @@ def replaced(given: Filter, lookups: Sequence[Lookup], found: Sequence[Filter]) 
         changed["filters"] = tuple(replaced(one, lookups, found) for one in given.filters)
     elif getattr(given, "filter", None) is not None:
         changed["filter"] = replaced(given.filter, lookups, found)  # type: ignore[attr-defined]
-    return replace(given, **changed) if changed else given  # type: ignore[type-var]
+    return simplified(replace(given, **changed)) if changed else given  # type: ignore[type-var]
 
 
 def first_request(plan: Plan, lookup: Lookup, join: LookupJoin) -> Request:
@@ -86,25 +91,66 @@ def _shown(plan: Plan, lookup: Lookup, join: LookupJoin) -> Filter | None:
 
 
 def keys(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[tuple[Side, Filter]]:
-    """The other side, and the filter that its keys make here. Raises QueryError for more than 65,536 keys."""
+    """The other side, and the filter that its keys make here. Raises QueryError for more than a million keys."""
     side = yield from _side(plan, lookup, join)
     known = Names.of(plan.stored.spec).field(lookup.field)
+    found = yield from _ids(plan, side, lookup) if side.by_id else _distinct(plan, side, lookup)
+    return side, _one_of(lookup.field, sorted((one for one in found if _held(one, known)), key=str))
+
+
+def _one_of(field: str, keys: Sequence[Any]) -> Filter:
+    """The field holds one of the keys: a clause for each 65,536 of them, which is all that engines take in one."""
+    parts = tuple(Terms(field, tuple(keys[first : first + MAX_TERMS])) for first in range(0, len(keys), MAX_TERMS))
+    return Or(parts) if len(parts) > 1 else parts[0] if parts else Nothing()
+
+
+def _distinct(plan: Plan, side: Side, lookup: Lookup) -> Flow[list[Any]]:
+    """The values of the key's field, a batch at a time."""
     found: list[Any] = []
     after: Any = None
     while True:
         response = yield _keys_request(plan, side, after)
-        batch, after = _batch(side, answered(response))
-        found += batch
-        if len(found) > MAX_TERMS or (side.by_id and after):
-            limit = _BATCH if side.by_id else MAX_TERMS
-            raise QueryError(
-                f"where_lookup({lookup.join!r}) finds more than {limit:,} keys in {side.alias!r}",
-                hint="narrow it by more filters"
-                + (f", or declare {join.key!r} as a keyword field of {side.alias!r}" if side.by_id else ""),
-            )
-        if after is None:
-            held = sorted((one for one in found if _held(one, known)), key=str)
-            return side, Terms(lookup.field, tuple(held)) if held else Nothing()
+        batch = answered(response)["aggregations"]["keys"]
+        found += [bucket["key"]["key"] for bucket in batch["buckets"]]
+        _check_count(found, side, lookup)
+        after = batch.get("after_key")
+        if len(batch["buckets"]) < _BATCH or after is None:
+            return found
+
+
+def _ids(plan: Plan, side: Side, lookup: Lookup) -> Flow[list[Any]]:
+    """The ids: the hits of one search, or of one page after another where there are more than it returns."""
+    response = yield _keys_request(plan, side, None)
+    hits = answered(response)["hits"]
+    if hits["total"]["value"] <= len(hits["hits"]) and hits["total"]["relation"] == "eq":
+        return [hit["_id"] for hit in hits["hits"]]
+    since, way_out = paging.SHARD_DOC[plan.dialect.product], f"declare {side.join.key!r} as a keyword field there"
+    plan.dialect.require(since, f"a lookup of more than {_BATCH:,} ids", "_shard_doc", way_out)
+    response = yield plan.dialect.open_pit(side.stored.index, paging.KEEP)
+    pit = plan.dialect.pit_of(response.body)
+    # The point in time is the version's own, which the filter of the alias does not reach.
+    given = Not(Term(f"{PROVENANCE}.deleted", True))
+    body = compiler_for(plan.dialect).search(
+        Everything(given if side.filter is None else both((given, side.filter))),
+        Page(size=_BATCH, source=False, count=False),
+    ) | {"pit": {"id": pit, "keep_alive": paging.KEEP}, "sort": [{"_shard_doc": "asc"}]}
+    found: list[Any] = []
+    page: list[Any] = [None]
+    while page and len(found) <= MAX_KEYS:
+        page = answered((yield Request("POST", "/_search", body=body)))["hits"]["hits"]
+        found += [hit["_id"] for hit in page]
+        body |= {"search_after": page[-1]["sort"]} if page else {}
+    yield plan.dialect.close_pit(pit)
+    _check_count(found, side, lookup)
+    return found
+
+
+def _check_count(found: Sequence[Any], side: Side, lookup: Lookup) -> None:
+    if len(found) > MAX_KEYS:
+        raise QueryError(
+            f"where_lookup({lookup.join!r}) finds more than {MAX_KEYS:,} keys in {side.alias!r}",
+            hint="narrow it by more filters, or keep what you filter by in the documents themselves",
+        )
 
 
 def _held(key: Any, known: Known) -> bool:
@@ -133,7 +179,7 @@ def _side(plan: Plan, lookup: Lookup, join: LookupJoin) -> Flow[Side]:
 
 
 def _keys_request(plan: Plan, side: Side, after: Any) -> Request:
-    """A batch of distinct keys; ids cannot be aggregated and come as hits, one batch at most."""
+    """A batch of distinct keys; ids cannot be aggregated and come as hits, the first batch of them here."""
     page = Page(size=_BATCH if side.by_id else 0, source=False)
     body = compiler_for(plan.dialect).search(Everything(side.filter), page)
     if not side.by_id:
@@ -144,27 +190,17 @@ def _keys_request(plan: Plan, side: Side, after: Any) -> Request:
     return Request("POST", path_of(side.alias, "_search"), body=body)
 
 
-def _batch(side: Side, answer: Mapping[str, Any]) -> tuple[list[Any], Any]:
-    """Keys, and where the next batch starts: None where this was the last one."""
-    if side.by_id:
-        hits = answer["hits"]
-        more = hits["total"]["value"] > len(hits["hits"]) or hits["total"]["relation"] != "eq"
-        return [hit["_id"] for hit in hits["hits"]], more or None
-    found = answer["aggregations"]["keys"]
-    full = len(found["buckets"]) == _BATCH
-    return [bucket["key"]["key"] for bucket in found["buckets"]], found.get("after_key") if full else None
-
-
 def join(plan: Plan, name: str, sides: Sequence[Side], hits: Sequence[Hit]) -> Flow[list[Hit]]:
     """The hits, each with the document its foreign key leads to as `joined[name]`."""
     side = sides[0]
     values = sorted({value for hit in hits for value in _values(hit, side.join)}, key=str)
-    if not values:
-        return list(hits)
-    known: Filter = Ids(tuple(map(str, values))) if side.by_id else Terms(side.join.key, tuple(values))
-    everything = both((known, *(one.filter for one in sides if one.filter is not None)))
-    response = yield _joined_request(plan, side, everything, values)
-    found = dict(_documents(side, answered(response)))
+    given = tuple(one.filter for one in sides if one.filter is not None)
+    found: dict[str, Any] = {}
+    for first in range(0, len(values), _BATCH):
+        batch = values[first : first + _BATCH]
+        known: Filter = Ids(tuple(map(str, batch))) if side.by_id else Terms(side.join.key, tuple(batch))
+        response = yield _joined_request(plan, side, both((known, *given)), batch)
+        found |= _documents(side, answered(response))
     return [replace(hit, joined={**hit.joined, name: _joined(hit, side.join, found)}) for hit in hits]
 
 

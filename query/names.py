@@ -18,15 +18,18 @@ INTEGERS = {"byte": 2**7 - 1, "short": 2**15 - 1, "integer": 2**31 - 1, "long": 
 FLOATS = {"half_float": 65_504.0, "float": 3.4028234663852886e38, "double": 1.7976931348623157e308}
 
 _LISTED = 30
+# No more of a wrong name is shown.
+_SHOWN = 80
 
 
 @dataclass(frozen=True)
 class Known:
-    """A field: its full name, its type, and the nested objects it lies in, if any."""
+    """A field: its full name, its type, the nested objects it lies in, if any, and the format of a date."""
 
     name: str
     type: str
     nested: str | None = None
+    format: str | None = None
 
 
 class Names:
@@ -95,10 +98,11 @@ class Names:
     def unknown(self, kind: str, name: str, there: Iterable[str], where: str = "") -> UnknownField:
         """The error for a wrong name, with the closest right one and a list of those there are."""
         names = sorted(one for one in there if not one.startswith(PROVENANCE))
-        close = get_close_matches(str(name), names, n=1, cutoff=0.5)
+        short = str(name) if len(str(name)) <= _SHOWN else f"{str(name)[:_SHOWN]}…"
+        close = get_close_matches(short, names, n=1, cutoff=0.5)
         listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
         return UnknownField(
-            f"index {self.spec.index!r} has no {kind} {name!r}{where}"
+            f"index {self.spec.index!r} has no {kind} {short!r}{where}"
             + (f"; did you mean {close[0]!r}?" if close else ""),
             hint=f"it has {listed}" if names else f"its spec declares no {kind}",
         )
@@ -126,8 +130,18 @@ def _fields(spec: Spec) -> Iterator[Known]:
 
 def _expand(name: str, mapping: Mapping[str, Any], nested: str | None = None) -> Iterator[Known]:
     """A field, its multi-fields (`title.raw`) and the fields of its objects (`address.city`)."""
-    nested = name if mapping.get("type") == "nested" else nested
-    yield Known(name, str(mapping.get("type", "object")), nested)
+    kind = str(mapping.get("type", "object"))
+    nested = name if kind == "nested" else nested
+    yield Known(name, kind, nested, mapping.get("format") if kind in DATE else None)
+    for key in shingles(mapping):
+        yield Known(f"{name}.{key}", "text", nested)
     for inner in ("fields", "properties"):
         for key, value in (mapping.get(inner) or {}).items():
             yield from _expand(f"{name}.{key}", value, nested)
+
+
+def shingles(mapping: Mapping[str, Any]) -> tuple[str, ...]:
+    """The subfields that a `search_as_you_type` field has by itself: pairs of words, triples, and so on."""
+    if mapping.get("type") != "search_as_you_type":
+        return ()
+    return tuple(f"_{size}gram" for size in range(2, int(mapping.get("max_shingle_size", 3)) + 1))

@@ -6,65 +6,45 @@ obeys, so that a filter is always applied while the engine searches and never af
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
-from ..errors import QueryError
+from .node import NODES, And, Filter, Node, Not, Or, Scoring, both, node, size_of
 
-_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
-
-#: Every node there is; a compiler compiles or declines each of them.
-NODES: list[type[Node]] = []
-
-
-class Node:
-    """A part of a query."""
-
-    __slots__ = ()
-    #: The node's name as compilers have it: HasParent is `visit_has_parent`.
-    verb: ClassVar[str]
-
-
-class Filter(Node):
-    """A condition that a document fulfils or not; combined by `&`, `|` and `~`."""
-
-    __slots__ = ()
-
-    def __and__(self, other: object) -> Filter:
-        return both((self, _filter(other, "&")))
-
-    def __or__(self, other: object) -> Filter:
-        parts = (*_parts(self, Or), *_parts(_filter(other, "|"), Or))
-        return Or(parts)
-
-    def __invert__(self) -> Filter:
-        return self.filter if isinstance(self, Not) else Not(self)
-
-    def __bool__(self) -> bool:
-        raise QueryError(
-            "a filter has no truth value until the engine has seen a document",
-            hint="write & for and, | for or, ~ for not, each side in parentheses; "
-            "F.year.between(1980, 1999) for a chained comparison; F.genre.isin([...]) for `in`",
-        )
-
-
-class Scoring(Node):
-    """A way of ranking the documents that its `filter` lets through."""
-
-    __slots__ = ()
-    filter: Filter | None
-
-
-Made = TypeVar("Made", bound=type[Node])
-
-
-def node(cls: Made) -> Made:
-    """Enter a node into NODES."""
-    cls.verb = _CAPITAL.sub("_", cls.__name__).lower()
-    NODES.append(cls)
-    return cls
+__all__ = [
+    "NODES",
+    "And",
+    "ByChild",
+    "ByParent",
+    "Everything",
+    "Exists",
+    "Filter",
+    "HasChild",
+    "HasParent",
+    "Ids",
+    "Knn",
+    "Lookup",
+    "Match",
+    "Near",
+    "Nested",
+    "Node",
+    "Not",
+    "Nothing",
+    "Or",
+    "Prefix",
+    "Range",
+    "RawDsl",
+    "Regexp",
+    "Scoring",
+    "Term",
+    "Terms",
+    "Wildcard",
+    "WithinBox",
+    "both",
+    "node",
+    "size_of",
+]
 
 
 @node
@@ -75,6 +55,10 @@ class Term(Filter):
     field: str
     value: Any
 
+    def weight(self) -> int:
+        """A number is looked for in two ways, of which the engine takes the cheaper one."""
+        return 1 if isinstance(self.value, (str, bool)) else 2
+
 
 @node
 @dataclass(frozen=True, slots=True)
@@ -84,17 +68,29 @@ class Terms(Filter):
     field: str
     values: tuple[Any, ...]
 
+    def weight(self) -> int:
+        """Numbers are looked for in two ways."""
+        return 1 if all(isinstance(value, (str, bool)) for value in self.values[:1]) else 2
+
 
 @node
 @dataclass(frozen=True, slots=True)
 class Range(Filter):
-    """The field holds a value between these bounds; None leaves a side open."""
+    """The field holds a value between these bounds; None leaves a side open.
+
+    `format` reads bounds that are dates, where the field's own format cannot.
+    """
 
     field: str
     gt: Any = None
     gte: Any = None
     lt: Any = None
     lte: Any = None
+    format: str | None = None
+
+    def weight(self) -> int:
+        """Numbers and dates are looked for in two ways."""
+        return 2
 
     def bounds(self) -> dict[str, Any]:
         """The bounds that are set."""
@@ -117,6 +113,58 @@ class Prefix(Filter):
 
     field: str
     value: str
+    case_sensitive: bool = True
+
+
+@node
+@dataclass(frozen=True, slots=True)
+class Wildcard(Filter):
+    """The field holds a value of this form: `?` is any character, `*` any number of them, after a backslash itself."""
+
+    field: str
+    pattern: str
+    case_sensitive: bool = True
+
+
+@node
+@dataclass(frozen=True, slots=True)
+class Regexp(Filter):
+    """The field holds a value that a regular expression matches from its first character to its last."""
+
+    field: str
+    pattern: str
+    case_sensitive: bool = True
+
+
+@node
+@dataclass(frozen=True, slots=True)
+class Near(Filter):
+    """The field holds a place at most so many metres from a point."""
+
+    field: str
+    lat: float
+    lon: float
+    metres: float
+
+    def weight(self) -> int:
+        """Places are looked for in two ways."""
+        return 2
+
+
+@node
+@dataclass(frozen=True, slots=True)
+class WithinBox(Filter):
+    """The field holds a place in a box, in degrees; one whose left is east of its right crosses the date line."""
+
+    field: str
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    def weight(self) -> int:
+        """Places are looked for in two ways, on each side of the date line."""
+        return 2 if self.left < self.right else 4
 
 
 @node
@@ -131,30 +179,6 @@ class Ids(Filter):
 @dataclass(frozen=True, slots=True)
 class Nothing(Filter):
     """No document: what a condition becomes that no value of its field can fulfil."""
-
-
-@node
-@dataclass(frozen=True, slots=True)
-class And(Filter):
-    """All of these hold."""
-
-    filters: tuple[Filter, ...]
-
-
-@node
-@dataclass(frozen=True, slots=True)
-class Or(Filter):
-    """At least one of these holds."""
-
-    filters: tuple[Filter, ...]
-
-
-@node
-@dataclass(frozen=True, slots=True)
-class Not(Filter):
-    """This does not hold; a document without the field passes."""
-
-    filter: Filter
 
 
 @node
@@ -222,16 +246,31 @@ class Knn(Scoring):
     path: str | None = None
     passages: int = 0
     min_similarity: float | None = None
+    #: Compared with every vector that the filter lets through.
+    exact: bool = False
+    #: So many times `k` are compared again by the full vectors, where quantized ones are searched.
+    oversample: float | None = None
+    quantized: bool = False
 
 
 @node
 @dataclass(frozen=True, slots=True)
 class Match(Scoring):
-    """Documents with the words of a text in one of the fields, ranked by BM25; a field counts by its boost."""
+    """Documents with the words of a text in one of the fields, ranked by BM25; a field counts by its boost.
+
+    `type` says how several fields count, and whether the text is words, a phrase, the beginning of one, or has signs
+    (`query_string`). A misspelt word, or the beginning of one, stands for at most `expansions` words of the index.
+    """
 
     fields: tuple[tuple[str, float], ...]
     text: str
     filter: Filter | None = None
+    type: str = "best_fields"
+    operator: str = "or"
+    fuzziness: str | None = None
+    minimum: str | None = None
+    slop: int = 0
+    expansions: int = 50
 
 
 @node
@@ -242,20 +281,30 @@ class Everything(Scoring):
     filter: Filter | None = None
 
 
-def both(filters: tuple[Filter, ...]) -> Filter:
-    """The conjunction of filters, without a level of its own for one that is a conjunction already."""
-    parts = tuple(part for one in filters for part in _parts(one, And))
-    return parts[0] if len(parts) == 1 else And(parts)
+@node
+@dataclass(frozen=True, slots=True)
+class ByChild(Scoring):
+    """Documents ranked by their children of this name: of several children's scores `score` decides.
+
+    `by` obeys a filter of its own, which is about children. `inner` of them are returned with each document, with
+    these fields; all but vectors where there are none.
+    """
+
+    child: str
+    by: Scoring
+    score: str = "max"
+    inner: int = 0
+    source: Mapping[str, Any] | None = None
+    filter: Filter | None = None
 
 
-def _parts(one: Filter, kind: type[And] | type[Or]) -> tuple[Filter, ...]:
-    return one.filters if isinstance(one, kind) else (one,)
+@node
+@dataclass(frozen=True, slots=True)
+class ByParent(Scoring):
+    """Documents ranked by their parent of this name; `by` obeys a filter of its own, which is about parents."""
 
-
-def _filter(other: object, operator: str) -> Filter:
-    if not isinstance(other, Filter):
-        raise QueryError(
-            f"{operator} wants a filter on each side, not {other!r}",
-            hint=f"put comparisons in parentheses: (F.year > 1980) {operator} (F.genre == 'drama')",
-        )
-    return other
+    parent: str
+    by: Scoring
+    inner: int = 0
+    source: Mapping[str, Any] | None = None
+    filter: Filter | None = None

@@ -13,12 +13,14 @@ from ..engines import Dialect, Request, path_of
 from ..engines import encode as to_json
 from ..errors import QueryError
 from ..mappings import PROVENANCE, LookupJoin, Stored
-from . import console, examples, explain, lookup
-from .check import MAX_K, boosted, check, words_of
+from . import after, console, exact, examples, explain, family, lookup, native, words
+from .check import MAX_K, check, words_of
+from .check_results import check_results
 from .compile import Body, Page, compiler_for
 from .names import Names
-from .nodes import Everything, Filter, Ids, Knn, Lookup, Match, Not, Scoring, both
-from .query import Lexical, Query, Semantic
+from .nodes import Everything, Filter, Ids, Knn, Lookup, Not, Nothing, Scoring, both
+from .parts import Family, Lexical, Part, Semantic
+from .query import Query
 from .resolve import Resolver
 from .vectors import Encode, Encoded, Vector, encode_texts, searched
 
@@ -57,6 +59,13 @@ class Plan:
     #: Which of the filter's lookups lead where.
     lookups: tuple[tuple[Lookup, LookupJoin], ...] = ()
     encoded: tuple[str, ...] = ()
+    #: What an exact search is cut into, by the leg's name; known when the plan is ready.
+    pieces: exact.Pieces = field(default_factory=dict)
+    #: Those of the query's `post_filter`.
+    post: Filter | None = None
+    #: Those that hold for the relatives a part ranks by, by its position.
+    within: Mapping[int, Filter] = field(default_factory=dict)
+    profiled: bool = False
 
     @property
     def alias(self) -> str:
@@ -70,10 +79,40 @@ class Plan:
         return tuple(dict.fromkeys(one for one in given if isinstance(one, str)))
 
     @property
+    def wanted(self) -> int:
+        """How many hits the page, and what is done after retrieval, need."""
+        return min(MAX_K, max(self.query.start + self.query.size, after.least(self.query)))
+
+    @property
     def window(self) -> int:
         """How many hits each of several legs gives."""
-        wanted = self.query.start + self.query.size
-        return max(wanted, self.query.window or min(MAX_K, max(_MIN_WINDOW, 3 * wanted)))
+        usual = min(MAX_K, max(_MIN_WINDOW, 3 * (self.query.start + self.query.size)))
+        return max(self.wanted, self.query.window or usual)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one search gives the ranking."""
+        return len(self.query.parts) <= 1
+
+    @property
+    def native(self) -> bool:
+        """Whether the engine fuses."""
+        return self.query.native and not self.alone
+
+    @property
+    def paged(self) -> bool:
+        """Whether the engine leaves out the hits before the page; else they are needed here."""
+        return self.alone and not self.pieces and not after.wanted(self.query)
+
+    @property
+    def counted(self) -> bool:
+        """Whether the engine's own post_filter and aggregations see all that matches, and not its candidates."""
+        return self.alone and not any(isinstance(getattr(leg.tree, "by", leg.tree), Knn) for leg in self.legs)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is known before anything is sent that no document can match."""
+        return self.ready and isinstance(self.filter, Nothing) and not self.query.aggregations
 
     @property
     def fusion(self) -> str:
@@ -85,24 +124,27 @@ class Plan:
     def legs(self) -> tuple[Leg, ...]:
         """The searches. The vector of one that waits for examples is empty until the plan is ready."""
         if not self.query.parts:
-            return (Leg("filter", Everything(self.filter), self.query.size, 1.0),)
+            size = self.query.size if self.paged else self.wanted
+            return (Leg("filter", Everything(self.filter), size, 1.0),)
         names: list[str] = []
         legs = []
         for position, part in enumerate(self.query.parts):
             tree, size = self._tree(position, part)
-            name = part.embedding if isinstance(part, Semantic) else "lexical"
+            name = family.label(part)
             names.append(name)
             label = name if names.count(name) == 1 else f"{name}_{names.count(name)}"
             legs.append(Leg(label, tree, size, 1.0 if part.weight is None else float(part.weight)))
         return tuple(legs)
 
-    def _tree(self, position: int, part: Semantic | Lexical) -> tuple[Scoring, int]:
-        alone = len(self.query.parts) == 1
-        wanted = self.query.start + self.query.size if alone else self.window
+    def _tree(self, position: int, part: Part) -> tuple[Scoring, int]:
+        wanted = self.wanted if self.alone else self.window
+        if isinstance(part, Family):
+            by, _ = self._tree(position, part.part)
+            return family.tree(self, position, part, by, wanted), self.query.size if self.paged else wanted
         if isinstance(part, Lexical):
             text = self.query.text if part.text is None else part.text
-            tree = Match(tuple(map(boosted, part.fields)), text or "", self.filter)
-            return tree, self.query.size if alone else wanted
+            tree = words.match(part, text or "", self.filter, Names.of(self.stored.spec))
+            return tree, self.query.size if self.paged else wanted
         k = part.k or wanted
         embedding = self.stored.spec.embeddings[part.embedding]
         knn = Knn(
@@ -115,41 +157,61 @@ class Plan:
             path=part.embedding if embedding.chunk else None,
             passages=self.query.passage_limit if embedding.chunk else 0,
             min_similarity=part.min_similarity,
+            exact=part.exact,
+            oversample=part.oversample,
+            quantized=embedding.quantization != "none",
         )
-        return knn, max(0, min(k, wanted) - self.query.start) if alone else min(k, wanted)
+        return knn, max(0, min(k, wanted) - self.query.start) if self.paged else min(k, wanted)
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:
         """What is sent, in order."""
         if not self.ready:
             return self._first_requests()
-        bodies = [self._body(leg) for leg in self.legs]
-        if len(bodies) == 1:
-            return (Request("POST", path_of(self.alias, "_search"), body=bodies[0]),)
-        lines = tuple(line for body in bodies for line in ({}, body))
-        return (Request("POST", path_of(self.alias, "_msearch"), body=lines),)
+        return (request_of(self.alias, self.bodies),)
+
+    @cached_property
+    def searches(self) -> tuple[tuple[Leg, Scoring], ...]:
+        """What is searched for each leg: its tree, or each of the pieces of an exact one."""
+        found: list[tuple[Leg, Scoring]] = []
+        for leg in self.legs:
+            given = () if leg.tree.filter is None else (leg.tree.filter,)
+            pieces = [replace(leg.tree, filter=both((*given, one))) for one in self.pieces.get(leg.name, ())]  # type: ignore[type-var]
+            found += [(leg, tree) for tree in pieces or [leg.tree]]
+        return tuple(found)
+
+    @property
+    def bodies(self) -> list[Body]:
+        """The body of each search, in their order."""
+        if self.native:
+            return [native.body(self, self._page(Leg("fused", Everything(), self.wanted, 1.0)))]
+        return [compiler_for(self.dialect).search(tree, self._page(leg)) for leg, tree in self.searches]
 
     def _first_requests(self) -> tuple[Request, ...]:
         wanted = [examples.request(self)] if self.examples else []
+        wanted += [exact.counting(self, leg.tree) for leg in exact.legs(self) if isinstance(leg.tree, Knn)]
         return (*wanted, *(lookup.first_request(self, one, join) for one, join in self.lookups))
 
-    def _body(self, leg: Leg) -> Body:
-        alone = len(self.legs) == 1
-        page = Page(
+    def _page(self, leg: Leg) -> Page:
+        return Page(
             size=leg.size,
-            start=self.query.start if alone else 0,
+            start=self.query.start if self.paged else 0,
             source=self._source(),
             highlighted=self.query.highlighted,
             words=words_of(self.query) or "",
-            count=alone,
+            count=self.alone or self.native,
+            post=self.post if self.counted else None,
+            aggregations=self.query.aggregations if self.counted else {},
+            order=tuple((one.field, one.descending) for one in self.query.sorted_by),
+            timeout=self.query.deadline,
+            profile=self.profiled,
         )
-        return compiler_for(self.dialect).search(leg.tree, page)
 
     def _source(self) -> dict[str, Any] | bool:
         excludes = [*self.stored.spec.embeddings, PROVENANCE]
         if self.query.selected is None:
             return {"excludes": excludes}
-        includes = sorted({*self.query.selected, *self.keys})
+        includes = sorted({*self.query.selected, *self.keys, *after.fields(self)})
         return {"includes": includes} if includes else False
 
     @property
@@ -161,14 +223,15 @@ class Plan:
     def hidden(self) -> tuple[str, ...]:
         """The fields that are asked for to join by them, and were not selected."""
         chosen = self.query.selected
-        return () if chosen is None else tuple(key for key in self.keys if key not in chosen)
+        needed = (*self.keys, *after.fields(self))
+        return () if chosen is None else tuple(name for name in dict.fromkeys(needed) if name not in chosen)
 
     def completed(self, keys: Sequence[Filter], vectors: Mapping[int, Vector | None]) -> Plan:
         """The plan once lookups and examples have been answered; `keys` are the lookups' filters, in their order."""
-        given = None
-        if self.filter is not None:
-            given = lookup.replaced(self.filter, [one for one, _ in self.lookups], keys)
-        return replace(self, filter=given, vectors=vectors, ready=True)
+        lookups = [one for one, _ in self.lookups]
+        given = None if self.filter is None else lookup.replaced(self.filter, lookups, keys)
+        within = {position: lookup.replaced(one, lookups, keys) for position, one in self.within.items()}
+        return replace(self, filter=given, within=within, vectors=vectors, ready=True)
 
     def to_dict(self) -> dict[str, Any]:
         """The request as plain data: method, path, body (a list of lines for `_msearch`).
@@ -192,6 +255,13 @@ class Plan:
         return explain.steps(self)
 
 
+def request_of(alias: str, bodies: Sequence[Body]) -> Request:
+    """One search, or several in one round trip."""
+    if len(bodies) == 1:
+        return Request("POST", path_of(alias, "_search"), body=bodies[0])
+    return Request("POST", path_of(alias, "_msearch"), body=tuple(line for body in bodies for line in ({}, body)))
+
+
 def plan(query: Query, stored: Stored, dialect: Dialect, encode: Encode) -> Plan:
     """How `query` is answered by an index on an engine; its texts are encoded here, nothing is sent.
 
@@ -199,8 +269,15 @@ def plan(query: Query, stored: Stored, dialect: Dialect, encode: Encode) -> Plan
     """
     query = _with_parts(query, stored)
     check(query, stored)
-    resolver = Resolver(Names.of(stored.spec))
+    names = Names.of(stored.spec)
+    check_results(query, names)
+    after.check(query, names)
+    resolver = Resolver(names)
     given = resolver.resolve(both(query.filters)) if query.filters else None
+    post = Resolver(names).resolve(both(query.post)) if query.post else None
+    if lookup.lookups_in(post):
+        raise QueryError("post_filter() follows no foreign key", hint="use where_lookup(), which filters strictly")
+    within = family.within(query, names, given)
     encoded = encode_texts(query, stored, encode)
     made = Plan(
         query=query,
@@ -210,14 +287,19 @@ def plan(query: Query, stored: Stored, dialect: Dialect, encode: Encode) -> Plan
         vectors=searched(query, stored, encoded),
         texts=encoded,
         encoded=tuple(name for name, found in encoded.items() if found),
+        post=post,
+        within=within,
     )
     if made.examples:
         unseen = Not(Ids(made.examples))
         made = replace(made, filter=unseen if given is None else both((given, unseen)))
-    lookups = tuple((one, resolver.names.lookup(one.join)) for one in lookup.lookups_in(made.filter))
-    made = replace(made, lookups=lookups, ready=not lookups and not made.examples)
+    asked = lookup.lookups_in(made.filter, *within.values())
+    lookups = tuple((one, names.lookup(one.join)) for one in asked)
+    made = replace(made, lookups=lookups, ready=not lookups and not made.examples and not exact.legs(made))
     if made.ready:  # examples that are texts need no answer
         made = made.completed((), examples.combined(made, {}))
+    if made.native:
+        native.check(made)
     _ = made.legs, made.requests  # what the dialect declines is declined now
     return made
 

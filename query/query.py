@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from ..errors import QueryError
-from .nodes import Filter, HasChild, HasParent, Lookup, Nested, RawDsl, both
-
-FusionName = Literal["rrf", "weighted"]
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text as an example: `.like(Text("a lonely robot"))`; a plain string is a document's id."""
-
-    text: str
+from ..mappings import Spec
+from .finishing import Finishing
+from .given import all_of, as_filter, examples, floats, named
+from .nodes import Filter, HasChild, HasParent, Lookup, Nested
+from .parts import Family, FusionName, Lexical, LexicalType, Normaliser, Part, ScoreMode, Semantic, Text
 
 
 @dataclass(frozen=True)
-class Semantic:
-    """The part of a query that ranks by one embedding."""
-
-    embedding: str
-    text: str | None = None
-    vector: tuple[float, ...] | None = None
-    weight: float | None = None
-    k: int | None = None
-    candidates: int | None = None
-    min_similarity: float | None = None
-
-
-@dataclass(frozen=True)
-class Lexical:
-    """The part of a query that ranks by words (BM25), in fields written as `title` or `title^2`."""
-
-    fields: tuple[str, ...]
-    text: str | None = None
-    weight: float | None = None
-
-
-@dataclass(frozen=True)
-class Query:
+class Query(Finishing):
     """A question to an index: ranked parts, strict filters, and what to return.
 
     The text is used by every part that has none of its own. Filters hold for every part and are applied inside the
@@ -51,7 +23,7 @@ class Query:
     """
 
     text: str | None = None
-    parts: tuple[Semantic | Lexical, ...] = ()
+    parts: tuple[Part, ...] = ()
     filters: tuple[Filter, ...] = ()
     liked: tuple[str | Text, ...] = ()
     disliked: tuple[str | Text, ...] = ()
@@ -59,11 +31,24 @@ class Query:
     dislike: float = 0.5
     fusion: FusionName | None = None
     window: int | None = None
+    normaliser: Normaliser = "min_max"
+    native: bool = False
     size: int = 10
     start: int = 0
     selected: tuple[str, ...] | None = None
     highlighted: tuple[str, ...] = ()
     passage_limit: int = 3
+
+    @classmethod
+    def from_dict(cls, body: Any, spec: Spec | None = None) -> Query:
+        """A request body of either engine as a query: a dict, an `elasticsearch.dsl.Search`, `plan.to_dict()`.
+
+        Vectors come back as vectors; with the index's `spec` embeddings are named by where their vectors lie. Filters
+        it does not know stay as they are. Raises QueryError for what ranks in a way that a query has no words for.
+        """
+        from .reading import read
+
+        return read(body, spec)
 
     def semantic(
         self,
@@ -74,24 +59,77 @@ class Query:
         k: int | None = None,
         candidates: int | None = None,
         min_similarity: float | None = None,
+        *,
+        exact: bool = False,
+        oversample: float | None = None,
     ) -> Self:
         """Rank by an embedding: the `k` documents nearest to the text, or to `vector` (dims floats).
 
         `k` is how many are taken (by default as many as are returned, or the window where several parts are fused),
         `candidates` how many each shard looks at (default 100, or twice k). `min_similarity` leaves out what is
         farther, in the metric's units: cosine or dot product at least, l2 distance at most. `weight` counts in `fuse`.
+        `exact` compares with every vector the filter lets through. `oversample` times k are compared again by the
+        full vectors, where quantized ones were searched.
         """
-        _named((embedding,), "semantic")
-        part = Semantic(embedding, text, _floats(vector), weight, k, candidates, min_similarity)
+        named((embedding,), "semantic")
+        part = Semantic(
+            embedding, text, floats(vector), weight, k, candidates, min_similarity, exact, oversample
+        )  # fmt: skip
         return replace(self, parts=(*self.parts, part))
 
-    def lexical(self, *fields: str, text: str | None = None, weight: float | None = None) -> Self:
-        """Rank by words (BM25), in one or more fields; `title^2` counts twice. The best field decides."""
-        return replace(self, parts=(*self.parts, Lexical(fields, text, weight)))
+    def lexical(
+        self,
+        *fields: str,
+        text: str | None = None,
+        weight: float | None = None,
+        type: LexicalType = "best_fields",  # noqa: A002
+        operator: Literal["or", "and"] = "or",
+        fuzziness: int | str | None = None,
+        minimum: int | str | None = None,
+        slop: int = 0,
+    ) -> Self:
+        """Rank by words (BM25), in one or more fields; `title^2` counts twice. By default the best field decides.
+
+        `type` is the engines' for several fields: `most_fields` adds them up, `cross_fields` takes them for one,
+        `phrase` wants the words together (`slop` apart), `phrase_prefix` and `bool_prefix` take the last word as its
+        beginning, `query_string` reads `+ - "..." | *` in the text as people type it and never fails. `operator` "and"
+        wants every word, `minimum` so many of them (3, "75%"), `fuzziness` takes misspelt ones (0 to 2, "auto").
+        """
+        part = Lexical(fields, text, weight, type, operator, fuzziness, minimum, slop)
+        return replace(self, parts=(*self.parts, part))
+
+    def by_child(self, child: str, by: Query, *, score: ScoreMode = "max", inner: int = 0) -> Self:
+        """Rank by children of that name: `by_child("review", Query("moving").semantic("opinion").where(F.stars > 3))`.
+
+        `by` has one part, and filters for the children; a text it lacks is this query's. Of several children's scores
+        `score` decides; `inner` of them are returned as `hit.children`. Filters of this query hold inside.
+        """
+        return self._family("child", child, by, score, inner)
+
+    def by_parent(self, parent: str, by: Query, *, inner: int = 0) -> Self:
+        """Rank by the parent of that name, whose score counts; with `inner` 1 it is returned as `hit.parent`."""
+        return self._family("parent", parent, by, "max", inner)
+
+    def _family(self, relation: Literal["child", "parent"], name: str, by: Query, score: ScoreMode, inner: int) -> Self:
+        if not isinstance(by, Query) or len(by.parts) != 1 or isinstance(by.parts[0], Family):
+            raise QueryError(
+                f"by_{relation}({name!r}) needs a query of one part",
+                hint=f"write .by_{relation}({name!r}, Query('text').semantic('EMBEDDING')), or .lexical('FIELD')",
+            )
+        if replace(by, text=None, parts=(), filters=(), selected=None, passage_limit=3) != Query():
+            raise QueryError(
+                f"by_{relation}({name!r}) takes a part, filters, select() and passages() of its query, and no more",
+                hint="the rest is asked of the whole query, outside",
+            )
+        part = by.parts[0]
+        if part.text is None and by.text is not None and not (isinstance(part, Semantic) and part.vector is not None):
+            part = replace(part, text=by.text)
+        made = Family(relation, name, part, all_of(by.filters), score, inner, by.selected, by.passage_limit)
+        return replace(self, parts=(*self.parts, made))
 
     def where(self, *filters: Filter | Mapping[str, Any] | Any) -> Self:
         """Only documents that fulfil every filter: of `F`, or in the engine's DSL (dict, `elasticsearch.dsl`)."""
-        return replace(self, filters=(*self.filters, *map(_as_filter, filters)))
+        return replace(self, filters=(*self.filters, *map(as_filter, filters)))
 
     def raw(self, dsl: Mapping[str, Any] | Any) -> Self:
         """Only documents that the engine's own DSL lets through: a dict, or an `elasticsearch.dsl` query."""
@@ -99,15 +137,15 @@ class Query:
 
     def where_parent(self, parent: str, *filters: Filter | Mapping[str, Any] | Any) -> Self:
         """Only documents whose parent of that name fulfils every filter."""
-        return self.where(HasParent(parent, _all(filters)))
+        return self.where(HasParent(parent, all_of(filters)))
 
     def where_child(self, child: str, *filters: Filter | Mapping[str, Any] | Any) -> Self:
         """Only documents with a child of that name that fulfils every filter."""
-        return self.where(HasChild(child, _all(filters)))
+        return self.where(HasChild(child, all_of(filters)))
 
     def where_nested(self, name: str, *filters: Filter | Mapping[str, Any] | Any) -> Self:
         """Only documents in which one object of the nested join fulfils every filter; its fields are named in it."""
-        inner = _all(filters)
+        inner = all_of(filters)
         if inner is None:
             raise QueryError(f"where_nested({name!r}) has no filter", hint="give at least one, such as F.name == 'x'")
         return self.where(Nested(name, inner))
@@ -115,31 +153,39 @@ class Query:
     def where_lookup(self, join: str, *filters: Filter | Mapping[str, Any] | Any) -> Self:
         """Only documents whose foreign key leads to one that fulfils every filter.
 
-        A first query asks the other index for the keys, at most 65,536; its fields are on the hit as
+        A first query asks the other index for the keys, at most a million; its fields are on the hit as
         `hit.joined[join]`. Works on every engine, with the join module or without.
         """
-        return self.where(Lookup(join, _all(filters)))
+        return self.where(Lookup(join, all_of(filters)))
 
-    def like(self, *examples: str | Text) -> Self:
+    def like(self, *given: str | Text) -> Self:
         """Rank by nearness to examples: ids of documents, whose stored vectors are used, or `Text`s.
 
         The mean of the examples, and of the query's text if it has one, is searched (Rocchio, 1971); documents given
         as examples are not among the hits.
         """
-        return replace(self, liked=(*self.liked, *_examples(examples)))
+        return replace(self, liked=(*self.liked, *examples(given)))
 
-    def unlike(self, *examples: str | Text, share: float | None = None) -> Self:
+    def unlike(self, *given: str | Text, share: float | None = None) -> Self:
         """Away from examples: `share` (default 0.5) of their mean is subtracted; they are not among the hits."""
         share = self.dislike if share is None else share
-        return replace(self, disliked=(*self.disliked, *_examples(examples)), dislike=share)
+        return replace(self, disliked=(*self.disliked, *examples(given)), dislike=share)
 
-    def fuse(self, method: FusionName | None = None, *, window: int | None = None) -> Self:
+    def fuse(
+        self,
+        method: FusionName | None = None,
+        *,
+        window: int | None = None,
+        normalise: Normaliser = "min_max",
+        native: bool = False,
+    ) -> Self:
         """How several parts become one ranking, from the best `window` of each (default three pages, at least 50).
 
-        "weighted": the sum of each part's scores, min-max normalised, times its weight; the default where a weight is
-        given. "rrf": the sum of 1 / (60 + rank); the default where none is (Cormack et al., SIGIR 2009).
+        "weighted": the sum of each part's scores, brought to one scale, times its weight; the default where a weight is
+        given. "rrf": the sum of 1 / (60 + rank); the default where none is (Cormack et al., SIGIR 2009). `normalise` is
+        "min_max", "z_score", "l2", or "none" for the plain sum. `native` has the engine fuse, where it can.
         """
-        return replace(self, fusion=method, window=window)
+        return replace(self, fusion=method, window=window, normaliser=normalise, native=native)
 
     def limit(self, count: int) -> Self:
         """Return at most so many hits (default 10)."""
@@ -151,56 +197,12 @@ class Query:
 
     def select(self, *fields: str) -> Self:
         """Return only these fields; none of them for no argument. Vectors are never returned."""
-        return replace(self, selected=_named(fields, "select"))
+        return replace(self, selected=named(fields, "select"))
 
     def highlight(self, *fields: str) -> Self:
         """Mark the words of the text in these fields, as `hit.highlights`."""
-        return replace(self, highlighted=(*self.highlighted, *_named(fields, "highlight")))
+        return replace(self, highlighted=(*self.highlighted, *named(fields, "highlight")))
 
     def passages(self, count: int) -> Self:
         """Return at most so many of a document's chunks (default 3, at most 100; 0 for none), best first."""
         return replace(self, passage_limit=count)
-
-
-def _floats(vector: Sequence[float] | None) -> tuple[float, ...] | None:
-    if vector is None:
-        return None
-    try:
-        return tuple(float(value) for value in vector)
-    except (TypeError, ValueError):
-        raise QueryError(f"vector is no list of numbers: {vector!r:.80}", hint="give dims floats") from None
-
-
-def _named(names: tuple[str, ...], method: str) -> tuple[str, ...]:
-    for one in names:
-        if not isinstance(one, str):
-            raise QueryError(f"{one!r:.80} is no name for {method}()", hint=f"write .{method}('title')")
-    return names
-
-
-def _as_filter(given: Any) -> Filter:
-    if isinstance(given, Filter):
-        return given
-    body = given.to_dict() if callable(getattr(given, "to_dict", None)) else given
-    if isinstance(body, Mapping) and len(body) == 1:
-        return RawDsl(copy.deepcopy(dict(body)))
-    if isinstance(body, Mapping):
-        raise QueryError(
-            f"a raw clause has one key, its query's name, not {sorted(body)}",
-            hint="for example {'term': {'year': 1980}}",
-        )
-    raise QueryError(
-        f"{given!r:.120} is no filter", hint="compare a field: F.year > 1980; or give the engine's DSL as a dict"
-    )
-
-
-def _all(filters: Iterable[Any]) -> Filter | None:
-    made = tuple(map(_as_filter, filters))
-    return both(made) if made else None
-
-
-def _examples(examples: tuple[str | Text, ...]) -> tuple[str | Text, ...]:
-    for one in examples:
-        if not isinstance(one, (str, Text)):
-            raise QueryError(f"{one!r:.80} is no example", hint="give a document's id, or Text('...')")
-    return examples

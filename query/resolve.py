@@ -10,7 +10,7 @@ import orjson
 
 from ..errors import QueryError
 from ..mappings import PROVENANCE
-from .names import KEYWORD, TEXT, Known, Names
+from .names import DATE, KEYWORD, TEXT, Known, Names
 from .nodes import (
     And,
     Exists,
@@ -19,6 +19,7 @@ from .nodes import (
     HasParent,
     Ids,
     Lookup,
+    Near,
     Nested,
     Not,
     Nothing,
@@ -26,19 +27,29 @@ from .nodes import (
     Prefix,
     Range,
     RawDsl,
+    Regexp,
     Term,
     Terms,
+    Wildcard,
+    WithinBox,
+    size_of,
 )
-from .values import MAX_IDS, MAX_TERMS, beyond, check_unicode, plain, reachable
+from .patterns import check_pattern, check_wildcard, regular
+from .ranges import on, within
+from .simplify import EVERYTHING, either, every, simplified
+from .values import MAX_IDS, MAX_TERMS, MAX_VALUES, check_unicode, plain, reachable, unwrapped
 
 # Elasticsearch refuses 30 levels; one is the clause that carries the filter, and a join adds one of its own.
 MAX_DEPTH = 26
 # OpenSearch refuses more than 1,024 clauses in one query.
 MAX_CLAUSES = 1_000
-# Elasticsearch refuses a longer prefix (`index.max_regex_length`).
-MAX_PREFIX = 1_000
 
-_UNORDERED = frozenset({"boolean", "join", "flattened", "flat_object", "geo_point", "geo_shape", "object", "nested"})
+# OpenSearch has no order on a wildcard field either.
+_UNORDERED = frozenset({"boolean", "join", "flattened", "flat_object", "wildcard", "constant_keyword"})
+_PLACES = frozenset({"geo_point", "geo_shape"})
+_PATTERNED = frozenset({"keyword", "wildcard"})
+# As what OpenSearch counts a condition on a wildcard field.
+_WILDCARD = 5
 
 
 class Resolver:
@@ -54,20 +65,26 @@ class Resolver:
     def resolve(self, given: Filter) -> Filter:
         """The filter as it can be sent. Raises UnknownField, QueryError."""
         self._clauses += 1
+        self._count()
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise QueryError(
                 f"the filter is nested more than {MAX_DEPTH} levels deep, which engines refuse",
                 hint="flatten it: (a | b) | c is one level, F.x.isin([...]) replaces many |",
             )
+        made = self._one(given)
+        if not hasattr(given, "filters") and not hasattr(given, "filter"):
+            self._clauses += size_of(made) - 1
+            self._count()
+        self._depth -= 1
+        return made
+
+    def _count(self) -> None:
         if self._clauses > MAX_CLAUSES:
             raise QueryError(
                 f"the filter has more than {MAX_CLAUSES:,} clauses, which engines refuse",
-                hint=f"F.x.isin([...]) takes up to {MAX_TERMS:,} values in one clause",
+                hint="F.x.isin([...]) takes many values in one clause; dates are a clause each",
             )
-        made = self._one(given)
-        self._depth -= 1
-        return made
 
     def _inside(self, given: Filter, nested: str | None) -> Filter:
         """A filter that is about other documents, or about objects inside this one."""
@@ -86,13 +103,28 @@ class Resolver:
                 f"{name} is the document's id: it is only compared by == and isin()",
                 hint=f"declare {name!r} as a keyword field for more",
             )
-        known = self.names.field(name, self._nested)
-        if known.nested is not None and self._nested is None:
+        if self._nested is None and self.names.is_nested(name):
+            raise self._objects(name)
+        known = self._inner(name) or self.names.field(name, self._nested)
+        if known.nested != self._nested:
             raise QueryError(
                 f"{known.name} lies in the nested objects {known.nested!r}",
-                hint=f"ask for it with where_nested({known.nested!r}, ...)",
+                hint=f"ask for it with F[{known.nested!r}].any(...), or where_nested({known.nested!r}, ...)",
             )
         return known
+
+    def _inner(self, name: str) -> Known | None:
+        """The field of that name in objects that lie deeper than those that are meant right now."""
+        if self._nested is None:
+            return None
+        full = name if name.startswith(f"{self._nested}.") else f"{self._nested}.{name}"
+        known = self.names.field(full) if self.names.has(full) else None
+        return known if known and known.nested != self._nested and known.type != "nested" else None
+
+    def _objects(self, name: str) -> QueryError:
+        nested = self.names.is_nested(name) or self.names.field(name).type == "nested"
+        way = f"F[{name!r}].any(F.FIELD == ...)" if nested else f"F[{name + '.FIELD'!r}] == ..."
+        return QueryError(f"{name} holds objects: their fields are compared", hint=f"write {way}")
 
     def _is_id(self, name: str) -> bool:
         """Whether the document's id is meant, which is no field, and which objects inside it have not."""
@@ -101,18 +133,23 @@ class Resolver:
         return name == "_id" or (name == self.names.spec.id and not self.names.has(name))
 
     def _ids(self, name: str, values: tuple[Any, ...]) -> Filter:
-        if len(values) > MAX_IDS:
-            raise QueryError(
-                f"{name} is compared with {len(values):,} ids; engines take {MAX_IDS:,}",
-                hint=f"ask in several queries, or declare {name!r} as a keyword field",
-            )
-        ids = tuple(map(str, values))
+        # An empty one is refused by engines, and is no document's.
+        ids = tuple(dict.fromkeys(str(unwrapped(value)) for value in values if value != ""))
         for one in ids:
             check_unicode(one, f"the value for {name}")
-        return Ids(ids) if ids else Nothing()
+        return either(tuple(Ids(part) for part in _cut(ids, MAX_IDS, name)))
 
     def _exact(self, name: str) -> Known:
         known = self._field(name)
+        if known.type in _PLACES:
+            raise QueryError(
+                f"{known.name} is of type {known.type}: places are not compared as a whole",
+                hint=f"use F.{known.name}.near(lat, lon, '10km') or F.{known.name}.within_box(...)",
+            )
+        if known.type in ("object", "nested"):
+            raise self._objects(known.name)
+        if known.type == "wildcard":
+            self._clauses += _WILDCARD - 1
         if known.type in TEXT:
             raise QueryError(
                 f"{known.name} is of type {known.type}: it is searched by its words, not compared as a whole",
@@ -125,6 +162,8 @@ class Resolver:
         if self._is_id(given.field):
             return self._ids(given.field, (given.value,))
         known = self._exact(given.field)
+        if known.type in DATE:
+            return on(known, (given.value,))
         value = plain(given.value, known)
         return Term(known.name, value) if reachable(value, known) else Nothing()
 
@@ -133,14 +172,11 @@ class Resolver:
         if self._is_id(given.field):
             return self._ids(given.field, given.values)
         known = self._exact(given.field)
-        if len(given.values) > MAX_TERMS:
-            raise QueryError(
-                f"{known.name} is compared with {len(given.values):,} values; engines take {MAX_TERMS:,}",
-                hint="ask in several queries, or declare a lookup join and use where_lookup",
-            )
+        if known.type in DATE:
+            return on(known, given.values)
         values = dict.fromkeys(plain(value, known) for value in given.values)
         fitting = tuple(value for value in values if reachable(value, known))
-        return Terms(known.name, fitting) if fitting else Nothing()
+        return either(tuple(Terms(known.name, part) for part in _cut(fitting, MAX_TERMS, known.name)))
 
     @_one.register
     def _(self, given: Range) -> Filter:
@@ -149,20 +185,14 @@ class Resolver:
             raise QueryError(
                 f"{known.name} is of type {known.type}: it has no order", hint=f"compare it by F.{known.name} == ..."
             )
-        left: dict[str, object] = {}
-        for side, bound in given.bounds().items():
-            value = plain(bound, known)
-            where = beyond(value, known)
-            if where == 0:
-                left[side] = value
-            elif (where > 0) == side.startswith("g"):
-                return Nothing()
-        return Range(known.name, **left) if left else Exists(known.name)
+        return within(known, given.bounds())
 
     @_one.register
     def _(self, given: Exists) -> Filter:
         if self._nested is None and given.field in self.names.spec.embeddings:
             return Exists(f"{PROVENANCE}.vectors.{given.field}.fingerprint")
+        if self._nested is None and self.names.is_nested(given.field):
+            return Nested(given.field, EVERYTHING)
         return Exists(self._field(given.field).name)
 
     @_one.register
@@ -172,40 +202,78 @@ class Resolver:
             raise QueryError(
                 f"{known.name} is of type {known.type}: only a keyword starts with something", hint="use .between()"
             )
-        check_unicode(given.value, f"the prefix for {known.name}")
-        if len(given.value) > MAX_PREFIX:
+        check_pattern(given.value, f"the prefix for {known.name}")
+        return replace(given, field=known.name)
+
+    @_one.register
+    def _(self, given: Wildcard) -> Filter:
+        known = self._patterned(given.field)
+        check_wildcard(given.pattern, known.name)
+        return replace(given, field=known.name)
+
+    @_one.register
+    def _(self, given: Regexp) -> Filter:
+        known = self._patterned(given.field)
+        return replace(given, field=known.name, pattern=regular(given.pattern, known.name))
+
+    def _patterned(self, name: str) -> Known:
+        known = self._exact(name)
+        if known.type not in _PATTERNED:
             raise QueryError(
-                f"the prefix for {known.name} has {len(given.value):,} characters; engines take {MAX_PREFIX:,}",
-                hint="a shorter one finds these documents too",
+                f"{known.name} is of type {known.type}: only a keyword field is compared with a pattern",
+                hint="give it a keyword multi-field, or use .between() or == for a number",
             )
-        return Prefix(known.name, given.value)
+        return known
+
+    @_one.register
+    def _(self, given: Near) -> Filter:
+        return replace(given, field=self._place(given.field).name)
+
+    @_one.register
+    def _(self, given: WithinBox) -> Filter:
+        return replace(given, field=self._place(given.field).name)
+
+    def _place(self, name: str) -> Known:
+        known = self._field(name)
+        if known.type not in _PLACES:
+            raise QueryError(
+                f"{known.name} is of type {known.type}: it holds no places", hint="declare it as a geo_point"
+            )
+        return known
 
     @_one.register
     def _(self, given: And) -> Filter:
-        return And(tuple(self.resolve(one) for one in given.filters))
+        return every(tuple(self.resolve(one) for one in given.filters))
 
     @_one.register
     def _(self, given: Or) -> Filter:
-        return Or(tuple(self.resolve(one) for one in given.filters))
+        return either(tuple(self.resolve(one) for one in given.filters))
 
     @_one.register
     def _(self, given: Not) -> Filter:
-        return Not(self.resolve(given.filter))
+        return simplified(Not(self.resolve(given.filter)))
 
     @_one.register
     def _(self, given: Nested) -> Filter:
-        path = self.names.nested(given.path)
-        return Nested(path, self._inside(given.filter, path))
+        path = self._path(given.path)
+        return simplified(Nested(path, self._inside(given.filter, path)))
+
+    def _path(self, path: str) -> str:
+        """The nested objects of that name; inside others, those that lie in them."""
+        if self._nested is None:
+            return self.names.nested(path)
+        full = path if path.startswith(f"{self._nested}.") else f"{self._nested}.{path}"
+        return self.names.nested(full if self.names.has(full) else path)
 
     @_one.register
     def _(self, given: HasParent) -> Filter:
         inner = None if given.filter is None else self._inside(given.filter, None)
-        return HasParent(self.names.parent(given.parent), inner)
+        return simplified(HasParent(self.names.parent(given.parent), inner))
 
     @_one.register
     def _(self, given: HasChild) -> Filter:
         inner = None if given.filter is None else self._inside(given.filter, None)
-        return HasChild(self.names.child(given.child), inner)
+        return simplified(HasChild(self.names.child(given.child), inner))
 
     @_one.register
     def _(self, given: Lookup) -> Filter:
@@ -220,4 +288,14 @@ class Resolver:
             raise QueryError(
                 f"a raw clause has no JSON form: {error}", hint="use strings, numbers, lists and dicts"
             ) from None
-        return given
+        return Nothing() if dict(given.body) == {"match_none": {}} else given
+
+
+def _cut(values: tuple[Any, ...], size: int, name: str) -> list[tuple[Any, ...]]:
+    """A list of values in pieces that engines take. Raises QueryError for too many."""
+    if len(values) > MAX_VALUES:
+        raise QueryError(
+            f"{name} is compared with {len(values):,} values; at most {MAX_VALUES:,} are taken",
+            hint="ask in several queries, or declare a lookup join and use where_lookup",
+        )
+    return [values[start : start + size] for start in range(0, len(values), size)]

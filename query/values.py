@@ -3,64 +3,84 @@
 from __future__ import annotations
 
 import math
-from datetime import date, datetime
+import re
 from decimal import Decimal
 from enum import Enum
+from ipaddress import ip_network
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 
 from ..errors import QueryError
-from .names import DATE, FLOATS, INTEGERS, KEYWORD, TEXT, Known
+from .names import FLOATS, INTEGERS, KEYWORD, TEXT, Known
 
 #: Metrics under which the length of a vector matters, and not its direction alone.
 LENGTH_COUNTS = frozenset({"l2", "max_inner_product"})
 
 #: The most values one Terms may have, on both engines (`index.max_terms_count`).
 MAX_TERMS = 65_536
-#: The most ids one Ids may have, on Elasticsearch (`index.max_result_window`).
+#: The most ids one Ids may have: Elasticsearch refuses 10,001 (`index.max_result_window`).
 MAX_IDS = 10_000
+#: The most values a list may have; longer ones than the two above are sent as several clauses. A million take seconds.
+MAX_VALUES = 1_000_000
+MAX_TEXT = 20_000
 # Lucene holds no longer term, so no document can have one.
 _MAX_TERM_BYTES = 32_766
+# What orjson writes as a number.
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 def plain(value: Any, known: Known) -> Any:
-    """The value as JSON holds it. Raises QueryError where it cannot be one of the field's."""
-    value = _unwrapped(value)
+    """The value as JSON holds it; for dates see `dates`. Raises QueryError where it cannot be one of the field's."""
+    value = unwrapped(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise QueryError(f"{known.name} is compared with {value}", hint="give a finite number")
     if isinstance(value, str):
         check_unicode(value, f"the value for {known.name}")
     value = _read(value, known)
-    if known.type in INTEGERS or known.type in FLOATS:
-        wrong = isinstance(value, bool) or not isinstance(value, (int, float))
-        expected = "a number"
-    elif known.type in DATE:
-        wrong, expected = (
-            isinstance(value, bool) or not isinstance(value, (str, int)),
-            "a date, or a string such as 1999-12-31",
-        )
-    elif known.type == "boolean":
-        wrong, expected = not isinstance(value, bool), "True or False"
-    elif known.type in KEYWORD or known.type in TEXT:
-        wrong, expected = not isinstance(value, (str, int, float)), "a string"
-    else:
-        wrong, expected = False, ""
-    if wrong:
+    if expected := _unfit(value, known):
         raise QueryError(
             f"{known.name} is of type {known.type}: {value!r:.80} is no value of it", hint=f"give {expected}"
         )
+    if isinstance(value, int) and not _SMALLEST <= value <= _LARGEST and known.type not in INTEGERS:
+        return float(value) if known.type in FLOATS else str(value)
     return value
 
 
-def _unwrapped(value: Any) -> Any:
+def _unfit(value: Any, known: Known) -> str:
+    """What is wanted instead of a value that the type cannot hold; nothing where it can."""
+    if known.type in INTEGERS or known.type in FLOATS or known.type == "scaled_float":
+        return "a number" if isinstance(value, bool) or not isinstance(value, (int, float)) else ""
+    if known.type == "boolean":
+        return "" if isinstance(value, bool) else "True or False"
+    if known.type == "ip":
+        return "" if isinstance(value, str) and _is_address(value) else "an address, or a block such as 10.0.0.0/8"
+    if known.type in KEYWORD or known.type in TEXT:
+        return "" if isinstance(value, (str, int, float)) else "a string"
+    return "" if isinstance(value, (str, int, float, bool)) else "a string or a number"
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ip_network(value, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def unwrapped(value: Any) -> Any:
+    """The value inside an enum, a numpy scalar, a Decimal or a UUID; any other as it is."""
     if isinstance(value, Enum):
         value = value.value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.generic) and not isinstance(value, np.datetime64):
         value = value.item()
     if isinstance(value, Decimal):
-        return float(value)
-    return value.isoformat() if isinstance(value, (datetime, date)) else value
+        # Whole ones keep every digit.
+        whole = value.is_finite() and value.adjusted() < 30 and value == value.to_integral_value()
+        return int(value) if whole else float(value)
+    return str(value) if isinstance(value, UUID) else value
 
 
 def _read(value: Any, known: Known) -> Any:
@@ -100,6 +120,25 @@ def _lowest(known: Known) -> float:
     if known.type == "unsigned_long":
         return 0
     return -INTEGERS[known.type] - 1 if known.type in INTEGERS else -FLOATS[known.type]
+
+
+def check_text(text: object, what: str) -> None:
+    """Raises QueryError for a text that is empty, too long, or holds what no text holds."""
+    if not isinstance(text, str):
+        raise QueryError(f"{what} is {type(text).__name__}, no text", hint="give a str")
+    check_unicode(text, what)
+    if not text.strip():
+        raise QueryError(f"{what} is empty", hint="give it words, or leave the text out and use where() alone")
+    if len(text) > MAX_TEXT:
+        raise QueryError(
+            f"{what} has {len(text):,} characters; at most {MAX_TEXT:,} are taken",
+            hint="an encoder reads its first few hundred words; ask with a passage of it",
+        )
+    if found := _CONTROL.search(text):
+        raise QueryError(
+            f"{what} has the control character U+{ord(found[0]):04X} at position {found.start()}",
+            hint="remove it; line breaks and tabs may stay",
+        )
 
 
 def check_unicode(text: str, what: str) -> None:

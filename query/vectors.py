@@ -10,7 +10,8 @@ import numpy as np
 from ..errors import EncoderError, QueryError
 from ..mappings import Embedding, Stored
 from .check import check_vector
-from .query import Query, Semantic, Text
+from .parts import Semantic, Text, own
+from .query import Query
 from .values import LENGTH_COUNTS
 
 #: Texts to the vectors of an embedding's query side: (embedding, texts) -> `(n, dims) float32`.
@@ -35,10 +36,11 @@ def example_texts(query: Query) -> list[str]:
 def encode_texts(query: Query, stored: Stored, encode: Encode) -> Encoded:
     """Each text once for every encoder, though several embeddings share it. Raises what `encode` raises."""
     wanted: dict[str, list[str]] = {}
-    for part in query.parts:
+    for given in query.parts:
+        part = own(given)
         if isinstance(part, Semantic):
-            own = text_of(part, query)
-            wanted.setdefault(part.embedding, []).extend([*example_texts(query), *([own] if own is not None else [])])
+            text = text_of(part, query)
+            wanted.setdefault(part.embedding, []).extend([*example_texts(query), *([text] if text is not None else [])])
     found: dict[str, dict[str, Vector]] = {}
     rows: dict[tuple[str, str | None], dict[str, Any]] = {}
     for name, texts in wanted.items():
@@ -63,7 +65,7 @@ def _rows(name: str, embedding: Embedding, texts: list[str], encode: Encode) -> 
 def searched(query: Query, stored: Stored, encoded: Encoded) -> dict[int, Vector | None]:
     """The vector of each semantic part by its position; None where only examples give one."""
     found: dict[int, Vector | None] = {}
-    for position, part in enumerate(query.parts):
+    for position, part in enumerate(map(own, query.parts)):
         if not isinstance(part, Semantic):
             continue
         name, text = part.embedding, text_of(part, query)

@@ -1,4 +1,4 @@
-"""The HTTP server: events from other services come in here."""
+"""The HTTP server: events from other services come in here, and texts to be encoded."""
 
 from __future__ import annotations
 

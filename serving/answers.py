@@ -11,7 +11,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..errors import EngineError, IndexMissing, KnnexError, LogUnavailable, SpecMismatch
+from ..errors import (
+    EncoderError,
+    EngineError,
+    IndexMissing,
+    KnnexError,
+    LogUnavailable,
+    ModelUnavailable,
+    SpecMismatch,
+)
 from ..telemetry import hide
 
 log = logging.getLogger(__name__)
@@ -46,12 +54,14 @@ def declined(failure: HTTPException) -> Response:
 
 
 def failed(failure: KnnexError) -> Response:
-    """The answer where an index is missing, or engine or log cannot do their part."""
+    """The answer where an index is missing, or engine, log or model cannot do their part."""
     status, headers = 500, {}
     if isinstance(failure, (IndexMissing, SpecMismatch)):
         status = 404
-    elif isinstance(failure, (LogUnavailable, EngineError)):
+    elif isinstance(failure, (LogUnavailable, EngineError, ModelUnavailable)):
         status, headers = 503, {"Retry-After": str(COME_BACK)}
+    elif isinstance(failure, EncoderError):  # of these texts
+        status = 422
     if status >= 500:
         log.warning("%s", failure, extra={"action": "request_failed", "status": status})
     return answer({"error": hide(str(failure)), "hint": failure.hint and hide(failure.hint)}, status, headers)

@@ -13,6 +13,7 @@ from ..settings import Settings
 from .answers import HANDLERS
 from .backend import Backend
 from .body import MAX_HELD_BYTES, Budget
+from .encoding import Encoding
 from .events import Events
 from .guard import Guard
 from .health import Health
@@ -27,11 +28,12 @@ def make_app(settings: Settings, backend: Backend | None = None) -> Starlette:
         yield
         place.close()
 
-    events, health = Events(place, budget), Health(place)
+    events, encoding, health = Events(place, budget), Encoding(settings.served_models, budget), Health(place)
     token = settings.token.get_secret_value() if settings.token else None
     app = Starlette(
         routes=[
             Route("/indexes/{index}/events", events.post, methods=["POST"]),
+            Route("/encode", encoding.post, methods=["POST"]),
             Route("/health", health.health, methods=["GET"]),
             Route("/metrics", health.metrics, methods=["GET"]),
         ],

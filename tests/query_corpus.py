@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +19,9 @@ DIMS = 8
 RESOLVED = {name: Resolved(DIMS, "f" * 32) for name in ("v", "w", "c")}
 GENRES = ("drama", "comedy", "sci-fi", "noir")
 WORDS = ("robot", "moon", "ocean", "letter", "train", "winter", "detective", "garden", "piano", "desert")
+# Values that patterns must not take for patterns.
+ODD = ("A*b", "a?b", "back\\slash", 'say "x"', "née", "Ünder", "new\nline", "#@&<1-2>~", "")
+AWARDS = ("oscar", "cesar", "bear")
 STUDIOS = {"ufa": "DE", "rko": "US", "toho": "JP", "fox": "US"}
 
 
@@ -32,6 +36,27 @@ def encode(name: str, texts: Sequence[str]) -> np.ndarray[Any, Any]:
     return np.array([unit(text) for text in texts], dtype=np.float32).reshape(len(texts), DIMS)
 
 
+def place(number: int) -> list[dict[str, float]]:
+    """Where document `number` plays: all around the Earth, at both sides of the date line too; some at two places."""
+    row = np.random.default_rng(number).uniform(-1, 1, size=4)
+    first = {"lat": round(float(row[0]) * 85, 4), "lon": round(float(row[1]) * 180, 4)}
+    if number % 3 == 0:
+        first = {"lat": round(float(row[0]) * 20, 4), "lon": round((180 + float(row[1]) * 3 + 180) % 360 - 180, 4)}
+    second = {"lat": round(50 + float(row[2]), 4), "lon": round(10 + float(row[3]), 4)}
+    return [first, second] if number % 4 == 0 else [first]
+
+
+def shown(number: int) -> datetime:
+    """When document `number` was shown, to the millisecond, in one of three time zones."""
+    zone = (UTC, timezone(timedelta(hours=5, minutes=30)), timezone(timedelta(hours=-8)))[number % 3]
+    first = datetime(1970 + number % 50, 1 + number % 12, 1 + number % 28, tzinfo=zone)
+    return first + timedelta(milliseconds=number * 1_234_567)
+
+
+def _awards(number: int) -> list[dict[str, Any]]:
+    return [{"name": AWARDS[(number + step) % 3], "year": 1950 + (number * step) % 40} for step in range(number % 3)]
+
+
 def document(number: int) -> dict[str, Any]:
     """Document `number`; some lack fields, as documents do."""
     words = [WORDS[(number * step + step) % len(WORDS)] for step in (1, 3, 7)]
@@ -44,12 +69,23 @@ def document(number: int) -> dict[str, Any]:
         "seen": number % 2 == 0,
         "released": f"{1920 + (number * 7) % 90}-0{1 + number % 9}-15",
         "studio": list(STUDIOS)[number % 4],
-        "cast": [{"name": f"actor{(number + step) % 6}", "age": 20 + (number * step) % 40} for step in (1, 2)],
+        "cast": [
+            {
+                "name": f"actor{(number + step) % 6}",
+                "age": 20 + (number * step) % 40,
+                "awards": _awards(number + step),
+            }
+            for step in (1, 2)
+        ],
+        "code": f"{'Ab'[number % 2]}{number % 7}-{number:02d}" if number % 4 else [ODD[number // 4 % len(ODD)], "x"],
+        "place": place(number),
+        "shown": shown(number).isoformat(timespec="milliseconds"),
+        "day": f"{1 + number % 28:02d}/{1 + number % 12:02d}/{1970 + number % 50}",
         "address": {"city": ("Berlin", "Kyoto", "Rome")[number % 3]},
     }
     if number % 2:
         whole["before"] = f"d{number - 1:03d}"
-    for position, field in enumerate(("genre", "year", "rating", "seen", "cast")):
+    for position, field in enumerate(("genre", "year", "rating", "seen", "cast", "place", "shown")):
         if number % 11 == position + 1:
             del whole[field]
     return whole
@@ -69,6 +105,10 @@ def spec(index: str, studios: str, shards: int = 1) -> Any:
                 "rating": {"type": "float"},
                 "seen": {"type": "boolean"},
                 "released": {"type": "date"},
+                "shown": {"type": "date"},
+                "day": {"type": "date", "format": "dd/MM/yyyy"},
+                "code": keyword,
+                "place": {"type": "geo_point"},
                 "studio": keyword,
                 "before": keyword,
                 "address": {"type": "object", "properties": {"city": keyword}},
@@ -80,7 +120,14 @@ def spec(index: str, studios: str, shards: int = 1) -> Any:
                 "c": {"source": "{plot}", "encoder": "tests/none", "chunk": {"unit": "paragraph"}},
             },
             "joins": {
-                "cast": {"kind": "nested", "fields": {"name": keyword, "age": {"type": "integer"}}},
+                "cast": {
+                    "kind": "nested",
+                    "fields": {
+                        "name": keyword,
+                        "age": {"type": "integer"},
+                        "awards": {"type": "nested", "properties": {"name": keyword, "year": {"type": "integer"}}},
+                    },
+                },
                 "studios": {"kind": "lookup", "field": "studio", "key": "code", "index": studios},
                 "sequel": {"kind": "lookup", "field": "before", "key": "id"},
                 "same": {"kind": "lookup", "field": "studio", "key": "studio"},
@@ -89,7 +136,7 @@ def spec(index: str, studios: str, shards: int = 1) -> Any:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Corpus:
     """An index that holds `documents`, and the vectors of each."""
 
@@ -97,6 +144,13 @@ class Corpus:
     documents: Mapping[str, Mapping[str, Any]]
     plain: Mapping[str, np.ndarray[Any, Any]]
     chunks: Mapping[str, np.ndarray[Any, Any]]
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.stored.index})"
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """Hypothesis prints every vector otherwise."""
+        printer.text(repr(self))
 
     def plan(self, engine: Any, query: Query) -> Plan:
         return plan(query, self.stored, engine.dialect, encode)

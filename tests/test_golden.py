@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -61,7 +62,59 @@ QUERIES = {
     "nested": Query().where_nested("cast", F.name == "actor1", F.age.between(20, 40)),
     "lookup": Query("robot").semantic("v").where_lookup("studios", F.country == "US").select("title"),
     "lookup_by_id": Query().where_lookup("sequel", F.year > 1980),
+    "knn_exact": Query("a lonely robot").semantic("v", exact=True).where(F.year > 1950),
+    "knn_exact_chunks": Query("a lonely robot").semantic("c", exact=True).passages(1),
+    "knn_oversampled": Query("a lonely robot").semantic("v", oversample=3),
+    "facets": Query()
+    .where(F.year > 1950)
+    .aggregate(genres={"terms": {"field": "genre"}})
+    .post_filter(F.genre == "noir")
+    .sort("-year", "title.raw")
+    .within(5),
+    "facets_of_candidates": Query("robot")
+    .semantic("v")
+    .lexical("plot")
+    .aggregate(genres={"terms": {"field": "genre"}})
+    .post_filter(F.genre == "noir"),
     "raw": Query("robot").semantic("v").raw({"wildcard": {"genre": {"value": "sci*"}}}),
+    "patterns": Query("robot")
+    .semantic("v")
+    .where(
+        F.code.matches("A?-*")
+        | F.code.matches("b*", case_sensitive=False)
+        | F.code.startswith("a", case_sensitive=False),
+        ~F.code.regexp(r'say "x"|\d+', case_sensitive=False),
+    ),
+    "places": Query("robot")
+    .semantic("v")
+    .where(F.place.near(52.5, 13.4, "9000km") | F.place.within_box(top_left=(30, 170), bottom_right=(-30, -170.5))),
+    "dates": Query().where(
+        (F.released >= "now-500y/d") & (F.released < "2024-01-01||+1M/y"),
+        (F.shown > datetime(1971, 2, 3, 4, 5, 6, 789_000, tzinfo=timezone(timedelta(hours=2))))
+        | (F.shown <= date(1970, 1, 1)),
+        F.shown < 1_700_000_000_123,
+        F.day > date(1970, 1, 2),
+        ~F.day.isin(["01/02/1990", "02/02/1990"]),
+        ~(F.released == "1999-12-31"),
+    ),
+    "nested_in_nested": Query("robot")
+    .semantic("c")
+    .where(
+        F.cast.any(F.age > 20, F.awards.any(F.name == "oscar", F.year > 1950)),
+        F["cast.awards"].any(F.name == "bear") | ~F.cast.exists(),
+    ),
+    "filters_simplified": Query().where(F.genre.isin([]) | ((F.year < 2**40) & ~(F.year > 2**40))),
+    "words_most_fields": Query("robot moon train").lexical("title^2", "plot", type="most_fields", minimum="2<75%"),
+    "words_cross_fields": Query("robot moon").lexical("title^2", "plot", type="cross_fields", operator="and"),
+    "words_fuzzy": Query("robit moon").lexical("plot", fuzziness="auto", minimum=1),
+    "words_fuzzy_many": Query("robit moon " * 20).lexical("title", "plot", fuzziness="auto:3,7"),
+    "phrase": Query("the robot and").lexical("title^2", "plot", type="phrase", slop=2),
+    "phrase_prefix": Query("the robot and the ro").lexical("title", type="phrase_prefix").highlight("title"),
+    "bool_prefix": Query("robot moon tra")
+    .lexical("title^3", "plot", type="bool_prefix", operator="or")
+    .highlight("plot"),
+    "query_string": Query('+robot -"the moon" tra*').lexical("title^2", "plot", type="query_string", operator="and"),
+    "query_string_of_parentheses": Query("(" * 51 + "robot").lexical("plot", type="query_string"),
 }
 FAMILY = {
     "parent": Query().semantic("v", vector=unit(1)).where_parent("studio", F.country == "US"),
@@ -70,6 +123,14 @@ FAMILY = {
     .where_parent("studio", F.country == "US")
     .where(F.year > 1930),
     "child": Query().where_child("movie", F.year > 1930),
+    "by_child": Query()
+    .by_child("movie", Query().semantic("v", vector=unit(1)).where(F.year > 1930), score="avg", inner=2)
+    .where(F.country == "US"),
+    "by_child_chunks": Query().by_child("movie", Query().semantic("c", vector=unit(1)), inner=1),
+    "by_child_words": Query("film")
+    .by_child("movie", Query().lexical("title", weight=0.4).select("year"), score="sum", inner=1)
+    .by_child("movie", Query().semantic("v", weight=0.6)),
+    "by_parent": Query("rko").by_parent("studio", Query().lexical("name"), inner=1).where(F.year > 1930),
 }
 
 

@@ -121,7 +121,7 @@ def _no_texts(name: str, texts: Any) -> Any:
     raise LookupError(f"nothing is encoded for {name}: {texts}")
 
 
-@pytest.mark.feature("Exact search of small indexes")
+@pytest.mark.feature("Small indexes without a graph")
 @pytest.mark.never("opensearch", reason="its method flat compares vectors of 1 bit and is not exact")
 def test_a_flat_index_is_exact(engine: Engine, index_name: str) -> None:
     stored, _ = create_index(engine, index_name, embedding={"index": "flat"})

@@ -32,6 +32,7 @@ RANKS = [
     {"mappings"},
     {"encoders"},
     {"ingest", "query"},
+    {"asking"},
     {"index", "evaluation"},
     {"client", "workers"},
     {"serving"},

@@ -225,7 +225,9 @@ def test_only_the_fields_selected(engine: Engine, corpus: Corpus) -> None:
     nested = corpus.search(engine, Query().where_nested("cast", F.name == "actor1").select("cast.name").limit(1))
     assert all(set(one) == {"name"} for one in nested[0]["cast"])
     whole = corpus.search(engine, Query().where_nested("cast", F.name == "actor1").select("cast").limit(1))
-    assert [set(one) for one in whole[0]["cast"]] == [{"name", "age"}] * 2
+    assert [set(one) for one in whole[0]["cast"]] == [{"name", "age", "awards"}] * 2
+    deep = corpus.search(engine, Query().select("cast.awards.name").where(F["cast.awards"].any(F.year > 1950)))
+    assert {key for one in deep[0]["cast"] for award in one.get("awards", ()) for key in award} == {"name"}
 
 
 def test_hits_are_a_sequence_that_reads_well(engine: Engine, corpus: Corpus) -> None:

@@ -11,6 +11,7 @@ from ..engines import Engine, Flow, Request, path_of
 from ..errors import KnnexError
 from ..ingest import LANES, EventLog
 from ..mappings import META, PROVENANCE, Stored, index_body
+from ..settings import settings
 from .pauses import stays
 from .preflight import CHECKS, find_target
 from .watch import feed_lag
@@ -86,6 +87,9 @@ def _device() -> Iterator[Finding]:
     try:
         import torch
     except ImportError:
+        if settings().encoder_url:
+            yield Finding("models", "torch", "ok", f"not installed: texts are encoded at {settings().encoder_url}")
+            return
         yield Finding(
             "models", "torch", "warning", "not installed: no text can be encoded here", "pip install 'knnex[text]'"
         )

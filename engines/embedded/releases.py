@@ -77,7 +77,7 @@ OPENSEARCH = Product(
     {
         "3.6.0": Release(
             Distribution(
-                "opensearch-3.6.0",
+                "opensearch-3.6.0-neural",
                 Artifact(
                     _OPEN,
                     "opensearch",
@@ -92,7 +92,15 @@ OPENSEARCH = Product(
                         "3.6.0.0",
                         "ac392ca28a39b3bf290648a422ef30cb149dda2963a9d7feb26060e932341c9a",
                         6_015_541,
-                    )
+                    ),
+                    # Its `hybrid` query: the engine's own fusion.
+                    "opensearch-neural-search": Artifact(
+                        "org.opensearch.plugin",
+                        "neural-search",
+                        "3.6.0.0",
+                        "6ef1b206e79391e2e36268e32dc34d27fd8b8a59a8eb0a7393c97d53b038e433",
+                        12_095_213,
+                    ),
                 },
             ),
             java=21,

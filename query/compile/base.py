@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from ...engines import Dialect
@@ -14,6 +14,8 @@ from ...mappings import PROVENANCE
 from ..nodes import (
     NODES,
     And,
+    ByChild,
+    ByParent,
     Everything,
     Exists,
     Filter,
@@ -23,6 +25,7 @@ from ..nodes import (
     Knn,
     Lookup,
     Match,
+    Near,
     Nested,
     Node,
     Not,
@@ -31,10 +34,14 @@ from ..nodes import (
     Prefix,
     Range,
     RawDsl,
+    Regexp,
     Scoring,
     Term,
     Terms,
+    Wildcard,
+    WithinBox,
 )
+from .words import clause, marking
 
 Body = dict[str, Any]
 
@@ -60,6 +67,14 @@ class Page:
     highlighted: tuple[str, ...] = ()
     words: str = ""
     count: bool = True
+    # Applied to the hits and not to the aggregations.
+    post: Filter | None = None
+    aggregations: Mapping[str, Any] = field(default_factory=dict)
+    # (field, descending)
+    order: tuple[tuple[str, bool], ...] = ()
+    # Seconds after which a shard returns what it has.
+    timeout: float | None = None
+    profile: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,20 +91,50 @@ class Compiler:
         if silent:
             raise TypeError(f"{cls.__name__} neither compiles nor declines {', '.join(silent)}")
 
+    @property
+    def word_scale(self) -> float:
+        """By what a score of BM25 is multiplied to be one of Elasticsearch's."""
+        return 1.0
+
     def search(self, tree: Scoring, page: Page) -> Body:
         """The body of a `_search`. Raises UnsupportedByEngine."""
-        body = self.visit(tree) | {"size": page.size, "_source": page.source}
+        marked = tree if isinstance(tree, Match) and tree.text == page.words else None
+        return self.visit(tree) | self.page(page, marked)
+
+    def page(self, page: Page, marked: Match | None = None) -> Body:
+        """What is said beside the ranking: what of the hits is returned, and what else is asked of them.
+
+        `marked` says how the words were searched that are marked in the hits.
+        """
+        body: Body = {"size": page.size, "_source": page.source}
         if page.start:
             body["from"] = page.start
         if not page.count:
             body["track_total_hits"] = False
+        body |= self._with(page)
         if page.highlighted:
-            fields = tuple((name, 1.0) for name in page.highlighted)
             body["highlight"] = {
-                "highlight_query": self.words(Match(fields, page.words)),
+                "highlight_query": marking(page.highlighted, page.words, marked),
                 "fields": {name: {} for name in page.highlighted},
             }
         return body
+
+    def _with(self, page: Page) -> Body:
+        """What is asked of the hits beside the ranking."""
+        made: Body = {}
+        if page.post is not None:
+            made["post_filter"] = self.visit(page.post)
+        if page.aggregations:
+            made["aggs"] = dict(page.aggregations)
+        if page.order:
+            # `missing` is the default, and has to be said: else OpenSearch 3.6 loses the documents without the field
+            # from one page to the next, where totals are not tracked.
+            made["sort"] = [
+                {name: {"order": "desc" if down else "asc", "missing": "_last"}} for name, down in page.order
+            ]
+        if page.timeout is not None:
+            made["timeout"] = f"{max(1, round(page.timeout * 1000))}ms"
+        return made | ({"profile": True} if page.profile else {})
 
     def visit(self, node: Node) -> Body:
         """The node in this dialect. Raises UnsupportedByEngine where it is declined."""
@@ -114,13 +159,36 @@ class Compiler:
         return {"terms": {node.field: list(node.values)}}
 
     def visit_range(self, node: Range) -> Body:
-        return {"range": {node.field: node.bounds()}}
+        form = {"format": node.format} if node.format is not None else {}
+        return {"range": {node.field: node.bounds() | form}}
 
     def visit_exists(self, node: Exists) -> Body:
         return {"exists": {"field": node.field}}
 
     def visit_prefix(self, node: Prefix) -> Body:
-        return {"prefix": {node.field: node.value}}
+        if node.case_sensitive:
+            return {"prefix": {node.field: node.value}}
+        return {"prefix": {node.field: {"value": node.value, "case_insensitive": True}}}
+
+    def visit_wildcard(self, node: Wildcard) -> Body:
+        case = {} if node.case_sensitive else {"case_insensitive": True}
+        return {"wildcard": {node.field: {"value": node.pattern} | case}}
+
+    def visit_regexp(self, node: Regexp) -> Body:
+        case = {} if node.case_sensitive else {"case_insensitive": True}
+        # Without the signs that Lucene alone knows: ~ & # @ < > and the empty language.
+        return {"regexp": {node.field: {"value": node.pattern, "flags": "NONE"} | case}}
+
+    def visit_near(self, node: Near) -> Body:
+        place = {"lat": node.lat, "lon": node.lon}
+        return {"geo_distance": {"distance": f"{node.metres:.12g}m", node.field: place}}
+
+    def visit_within_box(self, node: WithinBox) -> Body:
+        corners = {
+            "top_left": {"lat": node.top, "lon": node.left},
+            "bottom_right": {"lat": node.bottom, "lon": node.right},
+        }
+        return {"geo_bounding_box": {node.field: corners}}
 
     def visit_ids(self, node: Ids) -> Body:
         return {"ids": {"values": list(node.values)}}
@@ -135,6 +203,8 @@ class Compiler:
         return {"bool": {"should": [self.visit(one) for one in node.filters], "minimum_should_match": 1}}
 
     def visit_not(self, node: Not) -> Body:
+        if isinstance(node.filter, Nothing):
+            return {"match_all": {}}
         return {"bool": {"must_not": [self.visit(node.filter)]}}
 
     def visit_nested(self, node: Nested) -> Body:
@@ -168,13 +238,32 @@ class Compiler:
             return {"query": words}
         return {"query": {"bool": {"must": [words], "filter": self.clauses(node.filter)}}}
 
+    def visit_by_child(self, node: ByChild) -> Body:
+        family: Body = {"type": node.child, "score_mode": node.score, "query": self.scored(node.by)}
+        return self._beside("has_child", family | self._relatives("child", node.child, node), node.filter)
+
+    def visit_by_parent(self, node: ByParent) -> Body:
+        family: Body = {"parent_type": node.parent, "score": True, "query": self.scored(node.by)}
+        return self._beside("has_parent", family | self._relatives("parent", node.parent, node), node.filter)
+
+    def _beside(self, name: str, family: Body, one: Filter | None) -> Body:
+        clause = {name: family}
+        return {"query": clause if one is None else {"bool": {"must": [clause], "filter": self.clauses(one)}}}
+
+    def _relatives(self, relation: str, name: str, node: ByChild | ByParent) -> Body:
+        """The inner hits that carry the relatives; their name says what they are."""
+        if not node.inner:
+            return {}
+        source = False if node.source is None else node.source
+        return {"inner_hits": {"name": f"{relation}:{name}", "size": node.inner, "_source": source}}
+
+    def scored(self, node: Scoring) -> Body:
+        """A scoring node as a clause that stands inside another."""
+        return cast(Body, self.visit(node)["query"])
+
     def words(self, node: Match) -> Body:
-        """The BM25 clause: `match` for a field, `multi_match` by the best of several."""
-        if len(node.fields) == 1:
-            name, boost = node.fields[0]
-            return {"match": {name: {"query": node.text} | ({"boost": boost} if boost != 1 else {})}}
-        fields = [f"{name}^{boost:g}" if boost != 1 else name for name, boost in node.fields]
-        return {"multi_match": {"query": node.text, "type": "best_fields", "fields": fields}}
+        """The BM25 clause: `match` for a field, `multi_match` for several, `simple_query_string` for signs."""
+        return clause(node, self.word_scale)
 
     def passages(self, node: Knn) -> Body:
         """The inner hits that carry a document's best chunks: text and offsets, no vectors."""

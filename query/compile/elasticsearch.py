@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
-from ..nodes import Knn
+from ..nodes import Knn, Scoring
 from .base import Body, Compiler
+
+#: The most candidates a search may look at; a set of documents that is no larger is compared whole (Lucene's
+#: `AbstractKnnVectorQuery` searches no graph where the filter lets through no more than it looks at).
+WIDEST = 10_000
+# What an exact search of quantized vectors compares again by the full ones: the server's most.
+_MOST_OVERSAMPLE = 10.0
+_RESCORES = (8, 18)
+_QUERY_HAS_K = (8, 15)
 
 
 class ElasticsearchCompiler(Compiler):
@@ -20,12 +30,36 @@ class ElasticsearchCompiler(Compiler):
             "field": node.field,
             "query_vector": np.asarray(node.vector, dtype=np.float32),
             "k": node.k,
-            "num_candidates": max(node.k, node.candidates),
+            "num_candidates": WIDEST if node.exact else max(node.k, node.candidates),
         }
         if node.filter is not None:
             knn["filter"] = self.strictly(node.filter)
+        if oversample := self._oversample(node):
+            knn["rescore_vector"] = {"oversample": oversample}
         if node.min_similarity is not None:
             knn["similarity"] = node.min_similarity
         if node.path is not None:
             knn |= self.passages(node)
         return {"knn": knn}
+
+    def scored(self, node: Scoring) -> Body:
+        """A kNN search inside another clause is the query form, whose k counts per shard; it came with 8.15."""
+        body = self.visit(node)
+        if "knn" not in body:
+            return cast(Body, body["query"])
+        knn: Body = dict(body["knn"])
+        if self.dialect.version < _QUERY_HAS_K:
+            knn["num_candidates"] = knn.pop("k")
+        passages = {key: knn.pop(key) for key in ("inner_hits",) if key in knn}
+        clause: Body = {"knn": knn}
+        if isinstance(node, Knn) and node.path is not None:
+            clause = {"nested": {"path": node.path, "score_mode": "max", "query": clause} | passages}
+        return clause
+
+    def _oversample(self, node: Knn) -> float | None:
+        """What is compared again by the full vectors; a search that is to be exact takes the most."""
+        rescores = self.dialect.version >= _RESCORES
+        if node.oversample is None:
+            return min(_MOST_OVERSAMPLE, WIDEST / node.k) if node.exact and node.quantized and rescores else None
+        self.dialect.require(_RESCORES, "oversample in a query", "rescore_vector", "ask for more candidates instead")
+        return min(float(node.oversample), WIDEST / node.k)

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...engines.opensearch import OpenSearch
 from ..nodes import And, Filter, Knn, Lookup, Nested, Not, Or, RawDsl
 from .base import Body, Compiler
 
 # Since then a filter is evaluated on the document and not on its chunks (k-NN pull request 2990).
 _FILTERS_ON_ROOT = (3, 5)
 _EXPANDS_CHUNKS = (2, 19)
+_RESCORES = (2, 17)
+# Before, the script scored a cosine as 1 + cos (k-NN pull request 2357).
+_SCORES = (2, 19)
 
 
 class OpenSearchCompiler(Compiler):
     """OpenSearch from 2.4 on, vectors by the lucene engine."""
 
+    @property
+    def word_scale(self) -> float:
+        """From 3.0 on Lucene's BM25 is used as it is, without the constant factor k1 + 1."""
+        return 2.2 if self.dialect.version >= (3,) else 1.0
+
     def visit_knn(self, node: Knn) -> Body:
         """There is no `num_candidates`: k neighbours are asked of each shard, and the best of them are kept."""
+        if node.exact:
+            return {"query": self._exact(node)}
         self._check_filter(node)
         knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": max(node.k, node.candidates)}
         if node.filter is not None:
             knn["filter"] = self.strictly(node.filter)
+        if node.oversample is not None:
+            self.dialect.require(_RESCORES, "oversample in a query", "rescore", "ask for more candidates instead")
+            knn["rescore"] = {"oversample_factor": float(node.oversample)}
         # Without it only the best chunk of a document is returned.
         if node.passages > 1 and self.dialect.version >= _EXPANDS_CHUNKS:
             knn["expand_nested_docs"] = True
@@ -31,6 +45,32 @@ class OpenSearchCompiler(Compiler):
             # In the clause itself `min_score` and k exclude each other.
             clause = {"function_score": {"query": clause, "min_score": score_of(node.min_similarity, node.similarity)}}
         return {"query": clause}
+
+    def _exact(self, node: Knn) -> Body:
+        """Every vector scored by k-NN's own script, which needs no other module and reads the full vectors."""
+        self.dialect.require(_SCORES, "exact search", "the script that scores as the index does", "leave exact out")
+        script = {
+            "lang": "knn",
+            "source": "knn_score",
+            "params": {
+                "field": node.field,
+                "query_value": np.asarray(node.vector, dtype=np.float32),
+                "space_type": OpenSearch.space_of(node.similarity),
+            },
+        }
+        there = {"exists": {"field": node.field}}
+        if node.path is None:
+            clause: Body = {"bool": {"filter": [there, *self.clauses(node.filter)]}}
+            scored: Body = {"script_score": {"query": clause, "script": script}}
+        else:
+            inner = {"script_score": {"query": there, "script": script}}
+            scored = {"nested": {"path": node.path, "score_mode": "max", "query": inner} | self.passages(node)}
+            if node.filter is not None:
+                scored = {"bool": {"must": [scored], "filter": self.clauses(node.filter)}}
+        if node.min_similarity is not None:
+            least = score_of(node.min_similarity, node.similarity)
+            scored = {"function_score": {"query": scored, "min_score": least}}
+        return scored
 
     def _check_filter(self, node: Knn) -> None:
         if node.path is None or self.dialect.version >= _FILTERS_ON_ROOT or node.filter is None:

@@ -1,0 +1,54 @@
+"""The candidates' values of the fields that boosts and groups go by, as the engine has read them.
+
+`_source` has a date in whatever format the mapping takes, a number perhaps as a string, and no multi-field at all; doc
+values are what the engine itself sorts and groups by, alike on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...engines import Flow, Request, path_of
+from ..answers import Missing, answered
+from ..compile import Body, Page, compiler_for
+from ..names import DATE, Names
+from ..nodes import Everything, Ids
+from ..query import Query
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+#: Each document's values of one field, by its id; documents without any are not there.
+Held = Mapping[str, tuple[Any, ...]]
+
+
+def names(query: Query) -> tuple[str, ...]:
+    """The fields that are asked for."""
+    grouped = [query.collapsed.field] if query.collapsed is not None else []
+    return tuple(dict.fromkeys([*(one.field for one in query.boosts), *grouped]))
+
+
+def by_ids(plan: Plan, ids: Sequence[str], source: Mapping[str, Any] | bool) -> Body:
+    """The body of a search for documents by id, unranked."""
+    page = Page(size=len(ids), source=source, count=False, timeout=plan.query.deadline)
+    return compiler_for(plan.dialect).search(Everything(Ids(tuple(ids))), page)
+
+
+def request(plan: Plan, ids: Sequence[str]) -> Request:
+    """The search for the values of these documents; dates come as milliseconds since 1970."""
+    known = Names.of(plan.stored.spec)
+    found = [(name, known.field(name).type in DATE) for name in names(plan.query)]
+    wanted = [{"field": name, "format": "epoch_millis"} if dated else {"field": name} for name, dated in found]
+    body = by_ids(plan, ids, False) | {"docvalue_fields": wanted}
+    return Request("POST", path_of(plan.alias, "_search"), body=body)
+
+
+def fetch(plan: Plan, ids: Sequence[str], missing: Missing) -> Flow[Mapping[str, Held]]:
+    """The values by field; nothing is asked where none are needed. Raises EngineError."""
+    wanted = names(plan.query)
+    if not wanted or not ids:
+        return {name: {} for name in wanted}
+    response = yield request(plan, ids)
+    found = {hit["_id"]: hit.get("fields") or {} for hit in answered(response, missing)["hits"]["hits"]}
+    return {name: {key: tuple(one[name]) for key, one in found.items() if one.get(name)} for name in wanted}

@@ -1,0 +1,44 @@
+"""Looking again at what was ranked: facets of candidates, and the post filter beside them.
+
+An engine aggregates what its search collected, which for vectors differs between engines (k of the index, or of each
+shard) and is unknown for several searches fused here. So the candidates are asked for once more, by their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..engines import Flow, Request, path_of
+from .answers import Missing, answered
+from .compile import Page, compiler_for
+from .hits import Hit
+from .nodes import Everything, Ids, Nothing
+
+if TYPE_CHECKING:
+    from .plan import Plan
+
+
+def wanted(plan: Plan) -> bool:
+    """Whether the engine has to be asked again about the candidates."""
+    return not plan.counted and bool(plan.query.aggregations or plan.post)
+
+
+def look(plan: Plan, hits: Sequence[Hit], missing: Missing) -> Flow[tuple[Sequence[Hit], Mapping[str, Any]]]:
+    """The hits that the post filter leaves, and the aggregations of all."""
+    if not wanted(plan):
+        return hits, {}
+    ids = tuple(hit.id for hit in hits)
+    page = Page(
+        size=len(ids) if plan.post is not None else 0,
+        source=False,
+        count=False,
+        post=plan.post,
+        aggregations=plan.query.aggregations,
+        timeout=plan.query.deadline,
+    )
+    body = compiler_for(plan.dialect).search(Everything(Ids(ids) if ids else Nothing()), page)
+    answer = answered((yield Request("POST", path_of(plan.alias, "_search"), body=body)), missing)
+    left = {one["_id"] for one in answer["hits"]["hits"]}
+    kept = hits if plan.post is None else [hit for hit in hits if hit.id in left]
+    return kept, answer.get("aggregations") or {}
