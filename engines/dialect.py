@@ -46,6 +46,15 @@ class Dialect(ABC):
     max_dims: ClassVar[int]
     # Media types are versioned on Elasticsearch only: its 8.x refuses what its 9.x client sends by itself.
     media_type: ClassVar[str]
+    #: Candidates of each shard below which too many of the nearest are missed (`make bench-search`).
+    least_candidates: ClassVar[int]
+    #: The version from which a query may have quantized vectors compared again by the full ones.
+    rescores_since: ClassVar[tuple[int, ...]]
+
+    @property
+    def rescores(self) -> bool:
+        """Whether a query may have quantized vectors compared again by the full ones."""
+        return self.version >= self.rescores_since
 
     def __str__(self) -> str:
         return f"{self.title} {'.'.join(map(str, self.version))}"

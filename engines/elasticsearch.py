@@ -39,6 +39,8 @@ class Elasticsearch(Dialect):
     product: ClassVar[Product] = "elasticsearch"
     title: ClassVar[str] = "Elasticsearch"
     max_dims: ClassVar[int] = 4096
+    least_candidates: ClassVar[int] = 200
+    rescores_since: ClassVar[tuple[int, ...]] = (8, 18)
     # 8.x and 9.x servers both answer to 8; 9 is refused by 8.x.
     media_type: ClassVar[str] = "application/vnd.elasticsearch+{}; compatible-with=8"
 

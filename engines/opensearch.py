@@ -22,6 +22,8 @@ class OpenSearch(Dialect):
     product: ClassVar[Product] = "opensearch"
     title: ClassVar[str] = "OpenSearch"
     max_dims: ClassVar[int] = 16_000
+    least_candidates: ClassVar[int] = 100
+    rescores_since: ClassVar[tuple[int, ...]] = (2, 17)
     media_type: ClassVar[str] = "application/{}"
 
     @staticmethod

@@ -14,6 +14,8 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.message import Message
+from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,8 +27,6 @@ from .wire import Request, Response
 #: An answer, or None where the client has to be asked.
 Ask = Callable[[Request], "Response | None"]
 
-_RECEIVED = 1 << 16
-_LONGEST_HEAD = 1 << 16
 # What POST only reads; `/_search/scroll` moves a cursor and is not among them.
 _READS = ("/_search", "/_msearch", "/_count", "/_mget")
 # An integer that orjson may not keep: it makes floats of those beyond 64 bits.
@@ -66,7 +66,7 @@ def _only_reads(request: Request) -> bool:
 @dataclass(frozen=True, slots=True)
 class _Answer:
     status: int
-    headers: Mapping[bytes, bytes]
+    headers: Message
     body: bytes
 
 
@@ -77,26 +77,34 @@ def _exchanged(hop: Hop, request: Request, headers: Mapping[str, str], payload: 
         connection = hop.pool._get_conn()
     except HTTPError:  # closed, or none is free: the client says so
         return None
-    sock, answer = connection.sock, None
+    sock, answer, lasts = connection.sock, None, False
     if sock is None or hop.pool.proxy is not None:  # the client connects, and the next request finds it open
         hop.pool._put_conn(connection)
         return None
     try:
         head = _head(hop, connection, request, headers, payload)
         sock.settimeout(hop.timeout)
+        # At once: http.client sends head and body apart, for which the server waits twice.
         sock.sendall(head + payload if payload else head)
-        answer = _read(sock)
+        answer, lasts = _read(sock, request.method)
     except TimeoutError:
         if hop.late is not None:
             hop.late()
             raise
-    except (OSError, ValueError, _Unusual):
+    except (OSError, ValueError, HTTPException, _Unusual):
         pass  # asked again by the client, which tells what is wrong if it still is
     finally:
-        if answer is None or answer.headers.get(b"connection", b"").lower() == b"close":
+        if not lasts:
             connection.close()
         hop.pool._put_conn(connection)
     return answer
+
+
+def _read(sock: Any, method: str) -> tuple[_Answer, bool]:
+    """The answer, and whether the connection lasts."""
+    with HTTPResponse(sock, method=method) as reply:
+        reply.begin()
+        return _Answer(reply.status, reply.headers, reply.read()), not reply.will_close
 
 
 def _head(hop: Hop, connection: Any, request: Request, headers: Mapping[str, str], payload: bytes | None) -> bytes:
@@ -115,62 +123,11 @@ def _head(hop: Hop, connection: Any, request: Request, headers: Mapping[str, str
     return f"{written}\r\n\r\n".encode("latin-1")
 
 
-def _read(sock: Any) -> _Answer:
-    data = bytearray()
-    while (end := data.find(b"\r\n\r\n")) < 0:
-        if len(data) > _LONGEST_HEAD:
-            raise _Unusual
-        _receive(sock, data)
-    first, *lines = bytes(data[:end]).split(b"\r\n")
-    if not first.startswith(b"HTTP/1.1 "):
-        raise _Unusual
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
-    if headers.get(b"transfer-encoding", b"").lower() == b"chunked":
-        body = _chunks(sock, data, end + 4)
-    else:
-        stop = end + 4 + int(headers.get(b"content-length", b"none"))
-        while len(data) < stop:
-            _receive(sock, data)
-        body = bytes(data[end + 4 : stop])
-        _nothing_after(data, stop)
-    return _Answer(int(first[9:12]), headers, body)
-
-
-def _chunks(sock: Any, data: bytearray, at: int) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        while (end := data.find(b"\r\n", at)) < 0:
-            _receive(sock, data)
-        size = int(data[at:end], 16)
-        stop = end + 2 + size
-        while len(data) < stop + 2:
-            _receive(sock, data)
-        if size < 0 or data[stop : stop + 2] != b"\r\n":  # trailers too
-            raise _Unusual
-        if size == 0:
-            _nothing_after(data, stop + 2)
-            return b"".join(parts)
-        parts.append(bytes(data[end + 2 : stop]))
-        at = stop + 2
-
-
-def _receive(sock: Any, data: bytearray) -> None:
-    received = sock.recv(_RECEIVED)
-    if not received:
-        raise _Unusual
-    data += received
-
-
-def _nothing_after(data: bytearray, stop: int) -> None:
-    if len(data) != stop:
-        raise _Unusual
-
-
 def _judged(hop: Hop, answer: _Answer) -> Response | None:
     """The answer, unless the client does more with one like it than to hand it on."""
-    kind = answer.headers.get(b"content-type", b"")
-    plain = b"content-encoding" not in answer.headers and b"warning" not in answer.headers
-    if not plain or b"json" not in kind or not (answer.status == 200 or answer.status in hop.final):
+    kind = answer.headers.get("content-type", "")
+    plain = "content-encoding" not in answer.headers and "warning" not in answer.headers
+    if not plain or "json" not in kind or not (answer.status == 200 or answer.status in hop.final):
         return None
     try:
         body = parsed(answer.body)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -82,7 +83,12 @@ def _line(value: Any) -> bytes:
 
 def path_of(*parts: str) -> str:
     """`/a/b` with every part quoted, so that no name can reach another index."""
-    return "/" + "/".join(quote(part, safe=",*") for part in parts)
+    return "/" + "/".join(map(_quoted, parts))
+
+
+@lru_cache(1024)
+def _quoted(part: str) -> str:
+    return quote(part, safe=",*")
 
 
 def drive(flow: Flow[T], send: Callable[[Request], Response]) -> T:

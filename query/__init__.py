@@ -5,7 +5,8 @@ from __future__ import annotations
 from .fields import F
 from .hits import Hit, Hits, Passage
 from .parts import Text
-from .plan import Plan, plan
+from .plan import Plan
+from .planning import plan
 from .profile import Profile, profiled
 from .query import Query
 from .run import prepare, search, search_all

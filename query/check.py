@@ -140,22 +140,22 @@ def _check_examples(query: Query) -> None:
 def check_vector(vector: Sequence[float], name: str, embedding: Embedding, resolved: Resolved) -> tuple[float, ...]:
     """The vector as it is sent: of unit length where only its direction counts. Raises QueryError."""
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
-        array = np.asarray(np.asarray(vector, dtype=np.float64), dtype=np.float32)
+        array = np.asarray(vector, dtype=np.float64).astype(np.float32)
     if array.shape != (resolved.dims,):
         raise QueryError(
             f"{name} holds vectors of {resolved.dims} dims, this one has {array.size}",
             hint="give a vector of the model that filled the index",
         )
-    wrong = np.flatnonzero(~np.isfinite(array))
-    if wrong.size:
-        raise QueryError(
-            f"the vector for {name} holds {vector[int(wrong[0])]} at position {wrong[0]}", hint="give finite numbers"
-        )
+    finite = np.isfinite(array)
+    if not finite.all():
+        wrong = int(np.flatnonzero(~finite)[0])
+        raise QueryError(f"the vector for {name} holds {vector[wrong]} at position {wrong}", hint="give finite numbers")
     if embedding.similarity in LENGTH_COUNTS:
         return tuple(array.tolist())
-    length = float(np.linalg.norm(array.astype(np.float64)))
+    precise = array.astype(np.float64)
+    length = float(np.linalg.norm(precise))
     if length == 0:
         raise QueryError(
             f"the vector for {name} is zero: it has no direction to compare", hint="give a text that says something"
         )
-    return tuple((array.astype(np.float64) / length).astype(np.float32).tolist())
+    return tuple((precise / length).astype(np.float32).tolist())

@@ -15,6 +15,7 @@ from .answers import answered
 from .compile import Page, compiler_for
 from .compile.elasticsearch import WIDEST
 from .nodes import Everything, Filter, Knn, Range
+from .parts import own
 
 if TYPE_CHECKING:
     from .plan import Leg, Plan
@@ -25,6 +26,12 @@ _BUCKETS = 10_000
 _NUMBER = "_seq_no"
 
 Pieces = Mapping[str, tuple[Filter, ...]]
+
+
+def asked(plan: Plan) -> bool:
+    """Whether a part asks for it of an engine that needs pieces."""
+    parts = map(own, plan.query.parts)
+    return plan.dialect.product == "elasticsearch" and any(getattr(part, "exact", False) for part in parts)
 
 
 def legs(plan: Plan) -> list[Leg]:

@@ -16,7 +16,8 @@ def floats(vector: Sequence[float] | None) -> tuple[float, ...] | None:
     if vector is None:
         return None
     try:
-        return tuple(float(value) for value in vector)
+        # An array as a list first: each of its numbers is an object of numpy's own.
+        return tuple(map(float, vector.tolist() if hasattr(vector, "tolist") else vector))
     except (TypeError, ValueError):
         raise QueryError(f"vector is no list of numbers: {vector!r:.80}", hint="give dims floats") from None
 

@@ -144,10 +144,12 @@ def without(source: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 def parse_hit(raw: Mapping[str, Any], spec: Spec, part: str, hidden: Collection[str] = ()) -> Hit:
     """A hit of an engine's answer; `part` names the part of the query that found it, `hidden` fields are left out."""
-    kept_out = {PROVENANCE, *spec.embeddings, *hidden}
     score = float(raw.get("_score") or 0.0)
     found = raw.get("inner_hits") or {}
     source = raw.get("_source") or {}
+    if not source and not found and "highlight" not in raw:
+        return Hit(raw["_id"], score, parts={part: score}, index=raw["_index"])
+    kept_out = {PROVENANCE, *spec.embeddings, *hidden}
     # OpenSearch returns the fields in an order of its own.
     order = [name for name in spec.fields if name in source]
     chunks = [chunk for path, inner in found.items() if path in spec.embeddings for chunk in _chunks(path, inner)]

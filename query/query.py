@@ -66,10 +66,10 @@ class Query(Finishing):
         """Rank by an embedding: the `k` documents nearest to the text, or to `vector` (dims floats).
 
         `k` is how many are taken (by default as many as are returned, or the window where several parts are fused),
-        `candidates` how many each shard looks at (default 100, or twice k). `min_similarity` leaves out what is
-        farther, in the metric's units: cosine or dot product at least, l2 distance at most. `weight` counts in `fuse`.
-        `exact` compares with every vector the filter lets through. `oversample` times k are compared again by the
-        full vectors, where quantized ones were searched.
+        `candidates` how many each shard looks at (default twice k, 200 or 100 at least). `min_similarity` leaves out
+        what is farther, in the metric's units: cosine or dot product at least, l2 distance at most. `weight` counts in
+        `fuse`. `exact` compares with every vector the filter lets through; `oversample` times k are compared again by
+        the full vectors, where quantized ones were searched.
         """
         named((embedding,), "semantic")
         part = Semantic(

@@ -48,12 +48,18 @@ def search_all(plans: Sequence[Plan]) -> Flow[list[Hits]]:
     for one in plans:
         prepared.append((yield from _prepared(one)))
     asked = [plan for plan, _ in prepared if not plan.hopeless]
-    bodies = [body for plan in asked for body in plan.bodies]
-    answers = (yield from _send(asked[0], request_of(asked[0].alias, bodies))) if bodies else iter(())
+    answers = (yield from _send(asked[0], _together(asked))) if asked else iter(())
     found = []
     for plan, sides in prepared:
         found.append((yield from _finished(plan, sides, _ranked(plan, answers), started)))
     return found
+
+
+def _together(plans: Sequence[Plan]) -> Request:
+    """All searches in one request; that of a single plan is made already."""
+    if len(plans) == 1:
+        return plans[0].requests[0]
+    return request_of(plans[0].alias, [body for plan in plans for body in plan.bodies])
 
 
 def prepare(plan: Plan) -> Flow[Plan]:
@@ -167,12 +173,12 @@ def _merged(one: Hit, other: Hit) -> Hit:
         passages=one.passages or other.passages,
         highlights={**other.highlights, **one.highlights},
         parts={**one.parts, **other.parts},
-        children=_together(one.children, other.children),
+        children=_joined(one.children, other.children),
         parent=one.parent or other.parent,
     )
 
 
-def _together(ones: Sequence[Hit], others: Sequence[Hit]) -> tuple[Hit, ...]:
+def _joined(ones: Sequence[Hit], others: Sequence[Hit]) -> tuple[Hit, ...]:
     """The children that two parts found, each once."""
     found = {hit.id: hit for hit in ones}
     for hit in others:
@@ -196,7 +202,7 @@ def _finished(plan: Plan, sides: Sides, found: _Found, started: float) -> Flow[H
     for name, other in sides.items():
         page = yield from lookup.join(plan, name, other, page)
     return Hits(
-        tuple(_without(hit, plan.hidden) for hit in page),
+        tuple(_without(hit, plan.hidden) for hit in page) if plan.hidden else tuple(page),
         found.total,
         found.relation,
         found.took,

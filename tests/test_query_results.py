@@ -19,7 +19,7 @@ from knnex.client import Cluster
 from knnex.engines import Engine, Request, Response, drive
 from knnex.errors import EngineError, QueryError, UnsupportedByEngine
 from knnex.mappings import Resolved, Stored, create, drop, load, load_spec
-from knnex.query import F, Hits, Query, plan, search
+from knnex.query import F, Hits, Plan, Query, plan, search
 
 
 @pytest.fixture(scope="module")
@@ -97,16 +97,19 @@ def quantized(engine: Engine) -> Iterator[tuple[Stored, np.ndarray[Any, Any]]]:
         {
             "index": name,
             "fields": {"title": {"type": "text"}},
-            "embeddings": {"q": {"source": "{title}", "encoder": "tests/none", "quantization": "int8"}},
+            "embeddings": {
+                "q": {"source": "{title}", "encoder": "tests/none", "quantization": "int8"},
+                "qc": {"source": "{title}", "encoder": "tests/none", "quantization": "int8", "chunk": {}},
+            },
         }
     )
-    engine.run(create(spec, engine.dialect, {"q": Resolved(DIMS, "f" * 32)}))
+    engine.run(create(spec, engine.dialect, dict.fromkeys(("q", "qc"), Resolved(DIMS, "f" * 32))))
     stored = engine.run(load(name))
     rows = np.random.default_rng(7).normal(size=(600, DIMS)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     lines: list[Any] = []
     for number, row in enumerate(rows):
-        lines += [{"index": {"_index": stored.index, "_id": str(number)}}, {"title": "x", "q": row}]
+        lines += [{"index": {"_index": stored.index, "_id": str(number)}}, {"title": "x", "q": row, "qc": _chunk(row)}]
     engine.send(Request("POST", "/_bulk", {"refresh": "true"}, tuple(lines)))
     try:
         yield stored, rows
@@ -114,9 +117,23 @@ def quantized(engine: Engine) -> Iterator[tuple[Stored, np.ndarray[Any, Any]]]:
         engine.run(drop(name))
 
 
+def _chunk(row: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    return [{"text": "x", "start": 0, "end": 1, "vector": row}]
+
+
+def _alone(plan: Plan) -> Plan:
+    """The same without any comparing by the full vectors."""
+    leg = plan.legs[0]
+    tree = replace(leg.tree, oversample=None)  # type: ignore[type-var, call-arg]
+    made = replace(plan)
+    made.__dict__["legs"] = (replace(leg, tree=tree),)
+    return made
+
+
+@pytest.mark.parametrize("embedding", ["q", "qc"])
 @pytest.mark.parametrize("how", [{"oversample": 4.0}, {"exact": True}])
 def test_what_quantized_vectors_found_is_compared_again_by_the_full_ones(
-    engine: Engine, quantized: tuple[Stored, np.ndarray[Any, Any]], how: dict[str, Any]
+    engine: Engine, quantized: tuple[Stored, np.ndarray[Any, Any]], how: dict[str, Any], embedding: str
 ) -> None:
     stored, rows = quantized
     plain_wrong = 0
@@ -124,9 +141,11 @@ def test_what_quantized_vectors_found_is_compared_again_by_the_full_ones(
         row = np.random.default_rng(number).normal(size=DIMS)
         row /= np.linalg.norm(row)
         truth = np.sort((1 + rows @ row) / 2)[::-1][:10]
-        found = engine.run(search(plan(Query().semantic("q", vector=row, **how), stored, engine.dialect, encode)))
+        found = engine.run(search(plan(Query().semantic(embedding, vector=row, **how), stored, engine.dialect, encode)))
         assert [hit.score for hit in found] == pytest.approx(truth.tolist(), abs=1e-5)
-        plain = engine.run(search(plan(Query().semantic("q", vector=row), stored, engine.dialect, encode)))
+        usual = plan(Query().semantic(embedding, vector=row), stored, engine.dialect, encode)
+        assert usual.legs[0].tree.oversample == 2  # type: ignore[attr-defined]
+        plain = engine.run(search(_alone(usual)))
         plain_wrong += [hit.score for hit in plain] != pytest.approx(truth.tolist(), abs=1e-5)
     assert plain_wrong  # else this index is not quantized, and the test shows nothing
 

@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from http.client import HTTPException
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -274,7 +275,7 @@ def answered(raw: bytes, sizes: Sequence[int]) -> tuple[int, bytes]:
     thread.start()
     here.settimeout(5)
     try:
-        found = _read(here)
+        found, _ = _read(here, "POST")
     finally:
         thread.join()
         here.close()
@@ -306,21 +307,15 @@ def test_an_answer_comes_in_any_pieces(body: bytes, cuts: list[int], sizes: list
     "raw",
     [
         b"",
-        b"HTTP/1.1 200 OK\r\n",
-        b"HTTP/1.0 200 OK\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}{}",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nTrailer: x\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
         b"SSH-2.0-OpenSSH\r\n\r\n",
     ],
 )
 def test_what_is_no_whole_answer_is_left_to_the_client(raw: bytes) -> None:
-    with pytest.raises(Exception, match=r".*") as caught:
+    with pytest.raises((OSError, ValueError, HTTPException)):
         answered(raw, ())
-    assert type(caught.value).__name__ in ("_Unusual", "ValueError")
 
 
 @pytest.mark.parametrize(

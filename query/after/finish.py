@@ -69,6 +69,8 @@ def finish(plan: Plan, hits: Sequence[Hit]) -> Flow[Finished]:
     EncoderError, EngineError, and what functions of the user's raise.
     """
     query, left = plan.query, list(hits)
+    if not wanted(query):
+        return Finished(tuple(hits))
     lacking: list[str] = []
     # None: an answer that is not whole is an error.
     allowed = lacking if query.partial else None

@@ -14,7 +14,6 @@ from .base import Body, Compiler
 WIDEST = 10_000
 # What an exact search of quantized vectors compares again by the full ones: the server's most.
 _MOST_OVERSAMPLE = 10.0
-_RESCORES = (8, 18)
 _QUERY_HAS_K = (8, 15)
 
 
@@ -58,8 +57,11 @@ class ElasticsearchCompiler(Compiler):
 
     def _oversample(self, node: Knn) -> float | None:
         """What is compared again by the full vectors; a search that is to be exact takes the most."""
-        rescores = self.dialect.version >= _RESCORES
+        most = WIDEST / node.k
+        if node.exact and node.quantized and self.dialect.rescores:
+            return min(_MOST_OVERSAMPLE, most)
         if node.oversample is None:
-            return min(_MOST_OVERSAMPLE, WIDEST / node.k) if node.exact and node.quantized and rescores else None
-        self.dialect.require(_RESCORES, "oversample in a query", "rescore_vector", "ask for more candidates instead")
-        return min(float(node.oversample), WIDEST / node.k)
+            return None
+        since = self.dialect.rescores_since
+        self.dialect.require(since, "oversample in a query", "rescore_vector", "ask for more candidates instead")
+        return min(float(node.oversample), most)

@@ -11,7 +11,7 @@ from .base import Body, Compiler
 # Since then a filter is evaluated on the document and not on its chunks (k-NN pull request 2990).
 _FILTERS_ON_ROOT = (3, 5)
 _EXPANDS_CHUNKS = (2, 19)
-_RESCORES = (2, 17)
+_WIDEST = 10_000
 # Before, the script scored a cosine as 1 + cos (k-NN pull request 2357).
 _SCORES = (2, 19)
 
@@ -29,12 +29,16 @@ class OpenSearchCompiler(Compiler):
         if node.exact:
             return {"query": self._exact(node)}
         self._check_filter(node)
-        knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": max(node.k, node.candidates)}
+        again = self._rescored(node)
+        breadth = max(node.k, node.candidates, again["rescore"]["window_size"] if again else 0)
+        knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": breadth}
         if node.filter is not None:
             knn["filter"] = self.strictly(node.filter)
         if node.oversample is not None:
-            self.dialect.require(_RESCORES, "oversample in a query", "rescore", "ask for more candidates instead")
-            knn["rescore"] = {"oversample_factor": float(node.oversample)}
+            since = self.dialect.rescores_since
+            self.dialect.require(since, "oversample in a query", "rescore", "ask for more candidates instead")
+            if node.path is None:
+                knn["rescore"] = {"oversample_factor": float(node.oversample)}
         # Without it only the best chunk of a document is returned.
         if node.passages > 1 and self.dialect.version >= _EXPANDS_CHUNKS:
             knn["expand_nested_docs"] = True
@@ -44,11 +48,18 @@ class OpenSearchCompiler(Compiler):
         if node.min_similarity is not None:
             # In the clause itself `min_score` and k exclude each other.
             clause = {"function_score": {"query": clause, "min_score": score_of(node.min_similarity, node.similarity)}}
-        return {"query": clause}
+        return {"query": clause} | again
 
-    def _exact(self, node: Knn) -> Body:
-        """Every vector scored by k-NN's own script, which needs no other module and reads the full vectors."""
-        self.dialect.require(_SCORES, "exact search", "the script that scores as the index does", "leave exact out")
+    def _rescored(self, node: Knn) -> Body:
+        """For chunks, where k-NN (3.6) takes `rescore` within the clause and does nothing: the request's own."""
+        if node.path is None or node.oversample is None or self.dialect.version < _SCORES:
+            return {}
+        window = min(_WIDEST, max(node.candidates, round(node.k * node.oversample)))
+        query = {"rescore_query": self._by_script(node), "query_weight": 0, "rescore_query_weight": 1}
+        return {"rescore": {"window_size": window, "query": query}}
+
+    def _by_script(self, node: Knn, *filters: Body) -> Body:
+        """Vectors scored by k-NN's own script, which needs no other module and reads them in full."""
         script = {
             "lang": "knn",
             "source": "knn_score",
@@ -60,11 +71,16 @@ class OpenSearchCompiler(Compiler):
         }
         there = {"exists": {"field": node.field}}
         if node.path is None:
-            clause: Body = {"bool": {"filter": [there, *self.clauses(node.filter)]}}
-            scored: Body = {"script_score": {"query": clause, "script": script}}
-        else:
-            inner = {"script_score": {"query": there, "script": script}}
-            scored = {"nested": {"path": node.path, "score_mode": "max", "query": inner} | self.passages(node)}
+            return {"script_score": {"query": {"bool": {"filter": [there, *filters]}}, "script": script}}
+        inner = {"script_score": {"query": there, "script": script}}
+        return {"nested": {"path": node.path, "score_mode": "max", "query": inner}}
+
+    def _exact(self, node: Knn) -> Body:
+        """Every vector that the filter lets through."""
+        self.dialect.require(_SCORES, "exact search", "the script that scores as the index does", "leave exact out")
+        scored = self._by_script(node, *self.clauses(node.filter))
+        if node.path is not None:
+            scored["nested"] |= self.passages(node)
             if node.filter is not None:
                 scored = {"bool": {"must": [scored], "filter": self.clauses(node.filter)}}
         if node.min_similarity is not None:
