@@ -69,7 +69,8 @@ def _leg(plan: Plan, leg: Leg) -> str:
         return _family(leg, leg.tree)
     if isinstance(leg.tree, Match):
         fields = ", ".join(f"{name}^{boost:g}" if boost != 1 else name for name, boost in leg.tree.fields)
-        return f"{leg.name}: the {leg.size} best by BM25 in {fields}{within}"
+        kind = "" if leg.tree.type == "best_fields" else f" ({leg.tree.type})"
+        return f"{leg.name}: the {leg.size} best by BM25{kind} in {fields}{within}"
     return f"{leg.size} documents the filter lets through, unranked" if plan.filter is not None else "any documents"
 
 
