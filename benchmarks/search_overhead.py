@@ -31,7 +31,8 @@ def ways(engine: Engine, stored: Stored) -> dict[str, Way]:
     index = Cluster(engine).index(stored.spec.index)
 
     def ours(vector: list[float]) -> Found:
-        return [(hit.id, hit.score) for hit in index.search(Query().semantic(EMBEDDING, vector=vector).select())]
+        query = Query().semantic(EMBEDDING, vector=vector, candidates=CANDIDATES).select()
+        return [(hit.id, hit.score) for hit in index.search(query)]
 
     return {"knnex": ours, "official": official(engine, stored), "urllib3 and orjson": bare(engine, stored)}
 
