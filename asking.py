@@ -211,6 +211,6 @@ def _searched(planned: Sequence[Plan]) -> Flow[list[Hits] | None]:
     shown = [hit for hits in found for hit in hits]
     if shown:
         moved = any(hit.index != index for hit in shown)
-    else:
-        moved = (yield from load(alias)).index != index
+    else:  # where nothing was sent, nothing can have come from elsewhere
+        moved = any(not one.hopeless for one in planned) and (yield from load(alias)).index != index
     return None if moved else found

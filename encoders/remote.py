@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ import urllib3
 from pydantic import BaseModel, ConfigDict, ValidationError
 from urllib3.exceptions import HTTPError, ProtocolError
 
+from ..engines.wire import portions
 from ..errors import BadVector, EncoderError, KnnexError, ModelMismatch, ModelUnavailable, SettingsError
 from ..settings import settings
 from ..telemetry import hide
@@ -100,7 +101,10 @@ class RemoteEncoder:
         return len(self.offsets(text))
 
     def _encode(self, side: Literal["query", "document"], texts: Sequence[str]) -> Vectors:
-        parts = [self._vectors(self._same(self._ask(side, some)), len(some)) for some in _portions(texts)]
+        parts = [
+            self._vectors(self._same(self._ask(side, some)), len(some))
+            for some in portions(texts, MOST_TEXTS, _MOST_CHARACTERS)
+        ]
         return np.concatenate(parts) if parts else np.empty((0, self.dims), dtype=np.float32)
 
     def _vectors(self, told: Told, rows: int) -> Vectors:
@@ -173,20 +177,6 @@ def _checked(url: str) -> str:
             hint="write http://HOST:8088, or https:// for a proxy before it; the secret goes into KNNEX_TOKEN",
         )
     return url.rstrip("/")
-
-
-def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
-    """The texts in order, in parts that fit into a request; a text that does not is a part of its own."""
-    some: list[str] = []
-    size = 0
-    for text in texts:
-        if some and (len(some) == MOST_TEXTS or size + len(text) > _MOST_CHARACTERS):
-            yield some
-            some, size = [], 0
-        some.append(text)
-        size += len(text)
-    if some:
-        yield some
 
 
 def _post(url: str, ask: Ask, patience: float) -> urllib3.BaseHTTPResponse:

@@ -1,7 +1,7 @@
 """The shortest way to ask: a client's own open connection, written to and read from without the client's layers.
 
 A kNN search takes a server half a millisecond, and the official clients add as much of the processor's time again: a
-dozen copies of headers, URL parsing, retry objects, an email parser for the answer's head, and JSON in Python. A read
+dozen copies of headers, URL parsing, retry objects, head and body in packets of their own, and JSON in Python. A read
 that may be repeated therefore goes straight over the socket that the client opened, with its host, credentials,
 headers, TLS and timeout. Whatever is out of the ordinary (no open connection yet, a connection that broke, an answer to
 be tried again, a warning, somebody who listens: logs, traces, metrics) is left to the client, which asks from the

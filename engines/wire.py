@@ -11,7 +11,7 @@ and no module above this one does I/O of its own:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -22,6 +22,7 @@ import orjson
 from ..errors import InputError
 
 T = TypeVar("T")
+Measured = TypeVar("Measured", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,20 @@ def encode(value: Any) -> bytes:
 
 def _line(value: Any) -> bytes:
     return value if isinstance(value, bytes) else encode(value)
+
+
+def portions(items: Iterable[Measured], most: int, size: int) -> Iterator[list[Measured]]:
+    """The items in order, in parts of at most `most` and of `size` together; a larger one is a part of its own."""
+    part: list[Measured] = []
+    held = 0
+    for item in items:
+        if part and (len(part) >= most or held + len(item) > size):
+            yield part
+            part, held = [], 0
+        part.append(item)
+        held += len(item)
+    if part:
+        yield part
 
 
 def path_of(*parts: str) -> str:

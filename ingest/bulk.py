@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..engines import Engine, Flow, Request, Response, encode, path_of
+from ..engines.wire import portions
 from ..errors import (
     AccessDenied,
     EngineBusy,
@@ -156,16 +157,7 @@ def cut(lines: Sequence[Line]) -> Iterator[Sequence[Line]]:
     most = MAX_BODY_ITEMS
     if _WORTH_TWO_WRITERS <= len(lines) < 2 * MAX_BODY_ITEMS:
         most = -(-len(lines) // 2)
-    part: list[Line] = []
-    size = 0
-    for line in lines:
-        if part and (len(part) >= most or size + len(line) > MAX_BODY_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(line)
-        size += len(line)
-    if part:
-        yield part
+    return portions(lines, most, MAX_BODY_BYTES)
 
 
 def attempt(alias: str, lines: Sequence[Line]) -> Flow[list[Outcome]]:

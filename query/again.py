@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engines import Flow, Request, path_of
 from .answers import Missing, answered
-from .compile import Page, compiler_for
+from .compile import Body, Page, compiler_for
 from .hits import Hit
 from .nodes import Everything, Ids, Nothing
 
@@ -24,20 +24,22 @@ def wanted(plan: Plan) -> bool:
     return not plan.counted and bool(plan.query.aggregations or plan.post)
 
 
+def by_ids(
+    plan: Plan, ids: Sequence[str], source: Mapping[str, Any] | bool = False, *, size: int | None = None, **beside: Any
+) -> Body:
+    """The body of a search for documents by id, unranked; `beside` is what else a Page asks of them."""
+    size = len(ids) if size is None else size
+    page = Page(size, source=source, count=False, timeout=plan.query.deadline, **beside)
+    return compiler_for(plan.dialect).search(Everything(Ids(tuple(ids)) if ids else Nothing()), page)
+
+
 def look(plan: Plan, hits: Sequence[Hit], missing: Missing) -> Flow[tuple[Sequence[Hit], Mapping[str, Any]]]:
     """The hits that the post filter leaves, and the aggregations of all."""
     if not wanted(plan):
         return hits, {}
-    ids = tuple(hit.id for hit in hits)
-    page = Page(
-        size=len(ids) if plan.post is not None else 0,
-        source=False,
-        count=False,
-        post=plan.post,
-        aggregations=plan.query.aggregations,
-        timeout=plan.query.deadline,
-    )
-    body = compiler_for(plan.dialect).search(Everything(Ids(ids) if ids else Nothing()), page)
+    size = len(hits) if plan.post is not None else 0
+    asked = plan.query.aggregations
+    body = by_ids(plan, [hit.id for hit in hits], size=size, post=plan.post, aggregations=asked)
     answer = answered((yield Request("POST", path_of(plan.alias, "_search"), body=body)), missing)
     left = {one["_id"] for one in answer["hits"]["hits"]}
     kept = hits if plan.post is None else [hit for hit in hits if hit.id in left]

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ..engines import Flow, Request, path_of
 from .answers import answered
 from .compile import Page, compiler_for
-from .compile.elasticsearch import WIDEST
+from .compile.base import WIDEST
 from .nodes import Everything, Filter, Knn, Range
-from .parts import own
+from .parts import Semantic
 
 if TYPE_CHECKING:
-    from .plan import Leg, Plan
+    from .plan import Plan
 
 #: With more, the index should be `flat`: a search would read gigabytes.
 MAX_PIECES = 200
@@ -29,16 +29,16 @@ Pieces = Mapping[str, tuple[Filter, ...]]
 
 
 def asked(plan: Plan) -> bool:
-    """Whether a part asks for it of an engine that needs pieces."""
-    parts = map(own, plan.query.parts)
-    return plan.dialect.product == "elasticsearch" and any(getattr(part, "exact", False) for part in parts)
+    """Whether a part asks for it of an engine that needs pieces: OpenSearch has a script for it."""
+    exact = any(isinstance(part, Semantic) and part.exact for part in plan.query.parts)
+    return exact and plan.dialect.product == "elasticsearch"
 
 
-def legs(plan: Plan) -> list[Leg]:
-    """The searches that may have to be cut into pieces: OpenSearch has a script for them."""
-    if plan.dialect.product != "elasticsearch":
-        return []
-    return [leg for leg in plan.legs if isinstance(leg.tree, Knn) and leg.tree.exact]
+def trees(plan: Plan) -> dict[str, Knn]:
+    """The searches that may have to be cut into pieces, by the leg's name."""
+    if not asked(plan):
+        return {}
+    return {leg.name: leg.tree for leg in plan.legs if isinstance(leg.tree, Knn) and leg.tree.exact}
 
 
 def counting(plan: Plan, tree: Knn) -> Request:
@@ -49,9 +49,8 @@ def counting(plan: Plan, tree: Knn) -> Request:
 def pieces(plan: Plan) -> Flow[Pieces]:
     """Of each exact search the filters that cut it up, none where it is small. Raises UnsupportedByEngine."""
     found: dict[str, tuple[Filter, ...]] = {}
-    for leg in legs(plan):
-        if isinstance(leg.tree, Knn):
-            found[leg.name] = yield from _pieces(plan, leg.tree)
+    for name, tree in trees(plan).items():
+        found[name] = yield from _pieces(plan, tree)
     return found
 
 

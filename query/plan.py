@@ -193,7 +193,7 @@ class Plan:
 
     def _first_requests(self) -> tuple[Request, ...]:
         wanted = [examples.request(self)] if self.examples else []
-        wanted += [exact.counting(self, leg.tree) for leg in exact.legs(self) if isinstance(leg.tree, Knn)]
+        wanted += [exact.counting(self, tree) for tree in exact.trees(self).values()]
         return (*wanted, *(lookup.first_request(self, one, join) for one, join in self.lookups))
 
     def _page(self, leg: Leg) -> Page:

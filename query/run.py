@@ -173,12 +173,12 @@ def _merged(one: Hit, other: Hit) -> Hit:
         passages=one.passages or other.passages,
         highlights={**other.highlights, **one.highlights},
         parts={**one.parts, **other.parts},
-        children=_joined(one.children, other.children),
+        children=_children(one.children, other.children),
         parent=one.parent or other.parent,
     )
 
 
-def _joined(ones: Sequence[Hit], others: Sequence[Hit]) -> tuple[Hit, ...]:
+def _children(ones: Sequence[Hit], others: Sequence[Hit]) -> tuple[Hit, ...]:
     """The children that two parts found, each once."""
     found = {hit.id: hit for hit in ones}
     for hit in others:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...engines import Flow, Request, Work, path_of
+from ..again import by_ids
 from ..answers import Missing, answered
 from ..hits import Hit
 from ..parts import Diversify
 from .rerank import first_embedding
-from .values import by_ids
 
 if TYPE_CHECKING:
     from ..plan import Plan

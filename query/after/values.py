@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...engines import Flow, Request, path_of
+from ..again import by_ids
 from ..answers import Missing, answered
-from ..compile import Body, Page, compiler_for
 from ..names import DATE, Names
-from ..nodes import Everything, Ids
 from ..query import Query
 
 if TYPE_CHECKING:
@@ -29,18 +28,12 @@ def names(query: Query) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(one.field for one in query.boosts), *grouped]))
 
 
-def by_ids(plan: Plan, ids: Sequence[str], source: Mapping[str, Any] | bool) -> Body:
-    """The body of a search for documents by id, unranked."""
-    page = Page(size=len(ids), source=source, count=False, timeout=plan.query.deadline)
-    return compiler_for(plan.dialect).search(Everything(Ids(tuple(ids))), page)
-
-
 def request(plan: Plan, ids: Sequence[str]) -> Request:
     """The search for the values of these documents; dates come as milliseconds since 1970."""
     known = Names.of(plan.stored.spec)
     found = [(name, known.field(name).type in DATE) for name in names(plan.query)]
     wanted = [{"field": name, "format": "epoch_millis"} if dated else {"field": name} for name, dated in found]
-    body = by_ids(plan, ids, False) | {"docvalue_fields": wanted}
+    body = by_ids(plan, ids) | {"docvalue_fields": wanted}
     return Request("POST", path_of(plan.alias, "_search"), body=body)
 
 

@@ -7,11 +7,8 @@ from typing import cast
 import numpy as np
 
 from ..nodes import Knn, Scoring
-from .base import Body, Compiler
+from .base import WIDEST, Body, Compiler
 
-#: The most candidates a search may look at; a set of documents that is no larger is compared whole (Lucene's
-#: `AbstractKnnVectorQuery` searches no graph where the filter lets through no more than it looks at).
-WIDEST = 10_000
 # What an exact search of quantized vectors compares again by the full ones: the server's most.
 _MOST_OVERSAMPLE = 10.0
 _QUERY_HAS_K = (8, 15)

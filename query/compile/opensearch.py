@@ -6,12 +6,11 @@ import numpy as np
 
 from ...engines.opensearch import OpenSearch
 from ..nodes import And, Filter, Knn, Lookup, Nested, Not, Or, RawDsl
-from .base import Body, Compiler
+from .base import WIDEST, Body, Compiler
 
 # Since then a filter is evaluated on the document and not on its chunks (k-NN pull request 2990).
 _FILTERS_ON_ROOT = (3, 5)
 _EXPANDS_CHUNKS = (2, 19)
-_WIDEST = 10_000
 # Before, the script scored a cosine as 1 + cos (k-NN pull request 2357).
 _SCORES = (2, 19)
 
@@ -54,7 +53,7 @@ class OpenSearchCompiler(Compiler):
         """For chunks, where k-NN (3.6) takes `rescore` within the clause and does nothing: the request's own."""
         if node.path is None or node.oversample is None or self.dialect.version < _SCORES:
             return {}
-        window = min(_WIDEST, max(node.candidates, round(node.k * node.oversample)))
+        window = min(WIDEST, max(node.candidates, round(node.k * node.oversample)))
         query = {"rescore_query": self._by_script(node), "query_weight": 0, "rescore_query_weight": 1}
         return {"rescore": {"window_size": window, "query": query}}
 

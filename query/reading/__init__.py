@@ -14,6 +14,7 @@ from typing import Any
 
 from ...errors import QueryError
 from ...mappings import Spec
+from ..given import plain
 from ..parts import Family, Lexical, own
 from ..query import Query
 from . import families, vectors, words  # noqa: F401  # their readers are entered
@@ -76,7 +77,7 @@ _WAYS_OUT = {
 
 
 def _body(given: Any) -> Mapping[str, Any]:
-    body = given.to_dict() if callable(getattr(given, "to_dict", None)) else given
+    body = plain(given)
     if isinstance(body, Mapping) and {"method", "path", "body"} <= body.keys():
         body = body["body"]
     if isinstance(body, Sequence) and not isinstance(body, (str, bytes)):
