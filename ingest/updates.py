@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from ..engines import Engine, Flow, Request, path_of
+from ..engines import Engine, Flow
 from ..errors import EngineBusy, EngineUnreachable
 from ..mappings import PROVENANCE, Spec
 from .bulk import Patience
 from .events import Event, Op
 from .prepare import Casualty, Target
-from .verify import relations
+from .verify import documents, relations
 
 T = TypeVar("T")
 
@@ -116,11 +116,8 @@ def current(index: str, spec: Spec, events: Sequence[Event]) -> Flow[dict[str, C
         routings |= {id_: one.get("_routing") for id_, one in related.items()}
     wanted = [{"_id": id_} | ({"routing": routing} if routing else {}) for id_, routing in routings.items()]
     params = {"_source_excludes": ",".join(spec.embeddings)} if spec.embeddings else {}
-    response = yield Request("POST", path_of(index, "_mget"), params, {"docs": wanted})
     found: dict[str, Current] = {}
-    for one in response.body["docs"]:
-        if not one.get("found"):
-            continue
+    for one in (yield from documents(index, wanted, params)):
         document = dict(one["_source"])
         made = document.pop(PROVENANCE, {})
         # The engine's own version is the greater one where somebody else changed the document.

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from knnex import Cluster, Index, cli_ingest
 from knnex.encoders import VectorCache, input_hash
 from knnex.engines import Engine, Request, path_of
-from knnex.errors import IngestIncomplete, InputError, KnnexError
-from knnex.ingest import Op, Patience, RedisLog, Report, Target, ingest, ingest_inline, make_target, read_files
+from knnex.errors import EngineBusy, IngestIncomplete, InputError, KnnexError
+from knnex.ingest import Event, Op, Patience, RedisLog, Report, Target, ingest, ingest_inline, make_target, read_files
+from knnex.ingest.updates import resolve_updates
 from knnex.mappings import Spec, load
 
 Send = Callable[..., Report]
@@ -215,6 +216,27 @@ def test_a_document_that_somebody_else_changed_is_updated_as_it_is(
     assert ingest_inline(engine, target, changes, op="update").complete
     found = held(engine, index_name)
     assert (found["1"]["genre"], found["1"]["year"], found["theirs"]["year"]) == ("drama", 1972, 1)
+
+
+def test_a_shard_that_is_away_is_not_a_document_that_is_not_there(
+    engine: Engine, index_name: str, minilm: str, cache: VectorCache
+) -> None:
+    target = made(engine, films(index_name, minilm), cache)
+    ingest_inline(engine, target, FILMS)
+    update = Event(index_name, "1", "update", {"id": "1", "year": 1972}, 1 << 62)
+
+    def kept_on(node: str | None) -> Any:
+        index, allocation = target.stored.index, {"index.routing.allocation.require._name": node}
+        yield Request("POST", path_of(index, "_close"))
+        yield Request("PUT", path_of(index, "_settings"), body=allocation)
+        yield Request("POST", path_of(index, "_open"), {"wait_for_active_shards": "0" if node else "1"})
+
+    engine.run(kept_on("nobody"))
+    with pytest.raises(EngineBusy, match="not all documents of .* could be read"):
+        resolve_updates(engine, target, [update], patience=Patience(attempts=1))
+    engine.run(kept_on(None))
+    found = resolve_updates(engine, target, [update])
+    assert ([one.document["year"] for one in found.whole], found.absent) == ([1972], [])
 
 
 def test_an_update_waits_for_the_backfill_before_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -88,16 +89,11 @@ class Recovery(threading.Thread):
 
     def figures(self) -> dict[str, float]:
         """Seconds, over the kills whose worker had events in its hands."""
-        ranked = sorted(self.seconds)
-        if not ranked:
+        if not self.seconds:
             return {"kills": 0}
-        at = {
-            name: ranked[min(len(ranked) - 1, int(len(ranked) * share))]
-            for name, share in (("median", 0.5), ("p95", 0.95))
-        }
-        return {
-            "kills": len(ranked),
-            "events": self.events,
-            **{k: round(v, 1) for k, v in at.items()},
-            "most": round(ranked[-1], 1),
-        }
+        at = {name: self.at(share) for name, share in (("median", 0.5), ("p95", 0.95), ("most", 1.0))}
+        return {"kills": len(self.seconds), "events": self.events, **{k: round(v, 1) for k, v in at.items()}}
+
+    def at(self, share: float) -> float:
+        """The seconds that this share of the kills took at most (nearest rank)."""
+        return sorted(self.seconds)[math.ceil(len(self.seconds) * share) - 1]
