@@ -202,6 +202,37 @@ def test_its_processes_end_with_the_worker_even_where_that_is_killed(word: str) 
         awaited(lambda pid=pid: not running(pid))
 
 
+LOADS = """
+import sys
+from pathlib import Path
+from deadly import deadly_target
+from test_quarantine import Endless
+from knnex.workers.quarantine import Quarantine
+
+quarantine = Quarantine()
+assert quarantine.open(deadly_target(encoder=Endless(Path(sys.argv[1])))) == "starting"
+print(quarantine.pid, flush=True)
+quarantine.outcome(600)
+"""
+
+
+class Endless(Deadly):
+    """A model that takes for ever to load."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state["notes"].touch()
+        time.sleep(3600)
+
+
+def test_its_process_ends_with_a_killed_worker_while_a_model_is_loaded(tmp_path: Path) -> None:
+    with python(LOADS, str(tmp_path / "loading"), stdout=subprocess.PIPE) as worker:
+        assert worker.stdout
+        keeper = int(worker.stdout.readline())
+        awaited((tmp_path / "loading").exists)
+        worker.kill()
+    awaited(lambda: not running(keeper))
+
+
 def test_a_process_that_died_in_between_is_no_fault_of_the_next_event(quarantine: Quarantine) -> None:
     assert opened(quarantine, deadly_target()) == "ready"
     (cell,) = Path(f"/proc/{quarantine.pid}/task/{quarantine.pid}/children").read_text().split()

@@ -1,9 +1,9 @@
 """The processes in which a document is tried on which a worker may have died; their other end is quarantine.py.
 
-The keeper is a fresh interpreter, always on the CPU and with one thread: a fork of the worker would inherit its threads
+The keeper is a fresh interpreter, its models always on the CPU with one thread: a fork of the worker would inherit its threads
 and its GPU, neither of which survives that. It has the models in memory and never looks into a document, which it hands
 on to a fork of itself, the cell. So whatever a document does, the next cell is there in milliseconds, and not after the
-many seconds that loading a model takes. The end of the worker is the end of its connection, which ends the keeper.
+many seconds that loading a model takes. The end of the worker ends the keeper.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +37,8 @@ OPEN, TRY = b"O", b"T"
 READY, IMPOSSIBLE, DIED, TOLD, ALIVE = b"R", b"I", b"D", b"A", b"."
 # Seconds for the first sign of life of a cell, which tries each model on a plain word.
 _PATIENCE = 120.0
+# Seconds between two looks whether the worker lives.
+_LOOK = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,10 @@ class Unjudged:
 Outcome = Survived | Raised | Died | Unjudged
 
 
-def keep(handle: int, idle: float, max_bytes: int | None) -> None:
-    """Serve the worker at the other end of a socket until it closes it, or sends nothing for `idle` seconds."""
+def keep(handle: int, idle: float, max_bytes: int | None, worker: int) -> None:
+    """Serve the worker, a process, at the other end of a socket until it ends or closes it, or is silent for `idle`
+    seconds."""
+    threading.Thread(target=_end_with, args=(worker,), daemon=True).start()
     logging.disable(logging.CRITICAL)  # the worker tells what became of a document
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the worker; here they would look like a document's doing
         signal.signal(number, signal.SIG_IGN)
@@ -100,6 +106,14 @@ def keep(handle: int, idle: float, max_bytes: int | None) -> None:
         pass  # the worker is gone
     finally:
         keeper.end_cell()
+
+
+def _end_with(worker: int) -> None:
+    """End with the worker even while models are loaded: where workers die one after the other, the keepers of the dead
+    would take the processor from those that live."""
+    while os.getppid() == worker:
+        time.sleep(_LOOK)
+    os._exit(0)
 
 
 class _Keeper:

@@ -36,7 +36,7 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_CODE = "from knnex.workers.keeper import keep; keep({handle}, {idle}, {max_bytes})"
+_CODE = "from knnex.workers.keeper import keep; keep({handle}, {idle}, {max_bytes}, {worker})"
 
 
 def _recipe(target: Target) -> Recipe:
@@ -205,7 +205,7 @@ class Quarantine:
         ours, theirs = socket.socketpair()
         with theirs:
             handle = theirs.fileno()
-            code = _CODE.format(handle=handle, idle=self._idle, max_bytes=self._max_bytes)
+            code = _CODE.format(handle=handle, idle=self._idle, max_bytes=self._max_bytes, worker=os.getpid())
             path = os.pathsep.join(entry for entry in sys.path if entry)
             # A session of its own, so that Ctrl-C, meant for the worker, does not look like a document's doing.
             self._process = subprocess.Popen(
