@@ -1,9 +1,9 @@
 """The processes in which a document is tried on which a worker may have died; their other end is quarantine.py.
 
-The keeper is a fresh interpreter, its models always on the CPU with one thread: a fork of the worker would inherit its threads
-and its GPU, neither of which survives that. It has the models in memory and never looks into a document, which it hands
-on to a fork of itself, the cell. So whatever a document does, the next cell is there in milliseconds, and not after the
-many seconds that loading a model takes. The end of the worker ends the keeper.
+The keeper is a fresh interpreter, with its models on the CPU and on one thread: a fork of the worker would inherit its
+threads and its GPU, neither of which survives that. It has the models in memory and never looks into a document, which
+it hands on to a fork of itself, the cell. So whatever a document does, the next cell is there in milliseconds, and not
+after the many seconds that loading a model takes. The end of the worker ends the keeper.
 """
 
 from __future__ import annotations

@@ -12,13 +12,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
 from ..engines import Engine
-from ..errors import EncoderError, EngineError, LogUnavailable
+from ..errors import EncoderError, EngineError
 from ..ingest import BatchReport, Delivered, Event, EventLog, Patience, Target
 from ..ingest.apply import prepare_all, write_prepared
 from ..ingest.prepare import Prepared
@@ -151,11 +150,8 @@ class Suspects:
         """Hand back what is left. A try that is cut short proves nothing."""
         if self._target and self._trial:
             self._quarantine.close()
-            if self._trial.tries == 1:
-                with suppress(LogUnavailable):
-                    self._log.acquit(self._target.alias, self._left[0].position)
-            if self._trial.tries:
-                # Left to be reclaimed, since handing back would take back what was noted of it before.
+            if self._trial.tries > 1:
+                # Left to be reclaimed, since handing back takes back what was noted of it before.
                 self._next()
             self._trial = None
         if self._target and self._left:
