@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..errors import SpecMismatch
+from .apply import Stored
 from .changes import NO_REMOVAL, Sides
 from .compare import change, same
 from .in_place import why_not_forward
@@ -30,6 +31,17 @@ def embeddings(sides: Sides) -> Iterator[Operation]:
             yield DropEmbedding(index=stored.index, kind="in place", reason=reason, name=name)
         else:
             yield DropEmbedding(index=stored.index, kind="new version", reason=NO_REMOVAL, name=name)
+
+
+def reusable(name: str, was: Stored, wanted: Stored) -> bool:
+    """Whether the vectors of an embedding, as one index holds them, are what another one would be given."""
+    if name not in was.spec.embeddings or was.resolved[name].fingerprint != wanted.resolved[name].fingerprint:
+        return False
+    old, new = was.spec.embeddings[name], wanted.spec.embeddings[name]
+    # Some engines keep them rounded, or, where they compare directions, at another length; dot_product asks for one.
+    if (old.element_type, old.engine) != (new.element_type, new.engine):
+        return False
+    return old.similarity == new.similarity or (old.similarity, new.similarity) == ("dot_product", "cosine")
 
 
 def _new_embedding(sides: Sides, name: str, embedding: Embedding) -> AddEmbedding:
@@ -73,12 +85,8 @@ def _embedding(sides: Sides, name: str, was: Embedding, wanted: Embedding) -> It
         why = "scores of two kinds cannot stand in one index"
     changes = tuple(lines or shown)
     if why:
-        # Vectors under dot_product were brought to unit length, and nothing tells what they were before.
-        lost = was.similarity == "dot_product" and wanted.similarity in ("l2", "max_inner_product")
-        yield ChangeEmbedding(
-            index=index, kind="new version", reason=why, name=name, changes=changes,
-            encode=lost or was.element_type != wanted.element_type,
-        )  # fmt: skip
+        anew = not reusable(name, stored, sides.wanted)
+        yield ChangeEmbedding(index=index, kind="new version", reason=why, name=name, changes=changes, encode=anew)
         return
     yield ChangeIndexOptions(
         index=index,

@@ -10,14 +10,13 @@ from ..engines import Dialect
 from ..errors import SpecMismatch, UnsupportedByEngine
 from . import changes
 from .apply import Stored, differing, version_name
-from .change_embeddings import embeddings
+from .change_embeddings import embeddings, reusable
 from .changes import Sides
 from .compare import Difference, differences, flat, same
 from .compile import ALIVE, META, Resolved, index_body, meta
 from .look import Live
 from .operations import (
     AddEmbedding,
-    ChangeEmbedding,
     ChangeIndexOptions,
     CreateIndex,
     NewVersion,
@@ -203,7 +202,7 @@ def _new_version(operations: tuple[Operation, ...], wanted: Stored, live: Live) 
     if not asking:
         return None
     made = {one.name for one in operations if isinstance(one, AddEmbedding)}
-    made |= {one.name for one in operations if isinstance(one, ChangeEmbedding) and one.encode}
+    made |= {name for name in wanted.spec.embeddings if not reusable(name, live.stored, wanted)}
     names = list(wanted.spec.embeddings)
     numbers = [int(name.rpartition("-")[2]) for name in live.versions] or [0]
     return NewVersion(

@@ -170,7 +170,7 @@ def test_what_a_plan_costs(engine: Engine, index_name: str, tiny: Path, tmp_path
     assert made.fits
     assert not replace(made, free=1).fits
 
-    again = spec_of(similarity="l2")
+    again = spec_of(hnsw={"m": 8})
     kept = plan(again, resolve(again), live, engine.dialect)
     copied = forecast(kept, again, resolve(again), encoders, live, engine.dialect, cache, rate=100)
     assert kept.new_version

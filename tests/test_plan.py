@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from knnex.engines import Engine
 from knnex.engines.dialect import Dialect
 from knnex.engines.elasticsearch import Elasticsearch
 from knnex.engines.opensearch import OpenSearch
 from knnex.errors import SpecMismatch, UnsupportedByEngine
+from knnex.ingest import Target
+from knnex.ingest.reindex.copying import Copier
 from knnex.mappings import ALIVE, Resolved, Spec, Stored, index_body, load_spec
 from knnex.mappings.compare import change, flat, same, with_defaults
 from knnex.mappings.in_place import setting_is_dynamic, why_not_forward
@@ -76,9 +79,11 @@ EMBEDDINGS: dict[str, tuple[dict[str, Any], dict[str, Any], Dialect, str, str, b
     "another template": ({}, {"source": "{title} {year}"}, ES, "new version", "source {title} -> {title} {year}", True),
     "another prompt": ({}, {"document_prompt": "p: "}, ES, "new version", "document_prompt absent -> p: ", True),
     "chunks": ({}, {"chunk": {"max_tokens": 64}}, ES, "new version", "chunk absent -> (unit paragraph, max_tokens 64", True),
-    "similarity": ({}, {"similarity": "l2"}, ES, "new version", "similarity cosine -> l2", False),
+    "similarity": ({}, {"similarity": "l2"}, ES, "new version", "similarity cosine -> l2", True),
+    "of unit length": ({"similarity": "dot_product"}, {}, OS, "new version", "similarity dot_product -> cosine", False),
+    "engine": ({}, {"engine": "faiss"}, OS, "new version", "engine absent -> faiss", True),
     "from unit length": ({"similarity": "dot_product"}, {"similarity": "l2"}, ES, "new version", "similarity", True),
-    "to unit length": ({}, {"similarity": "dot_product"}, OS, "new version", "similarity cosine -> dot_product", False),
+    "to unit length": ({}, {"similarity": "dot_product"}, OS, "new version", "similarity cosine -> dot_product", True),
     "int8": ({}, {"quantization": "int8"}, ES, "in place", "quantization none -> int8", None),
     "int8 on OpenSearch": ({}, {"quantization": "int8"}, OS, "new version", "quantization none -> int8", False),
     "no quantization": ({"quantization": "int8"}, {}, ES, "new version", "quantization int8 -> none", False),
@@ -106,6 +111,20 @@ def test_what_changes_of_an_embedding(case: str) -> None:
     assert bool(done.new_version) == (kind == "new version")
     assert done.encode == (("v",) if encode else ())
     assert bool(done.in_place) != bool(done.new_version)
+
+
+@pytest.mark.parametrize("case", EMBEDDINGS)
+def test_what_is_copied_is_what_the_plan_says(case: str) -> None:
+    was, now, dialect, *_ = EMBEDDINGS[case]
+    vectors = {"encoder", "source", "document_prompt", "chunk"} & (was.keys() | now.keys())
+    resolved = {"v": Resolved(64, "0" * 32)} if vectors else RESOLVED
+    # A field of another type asks for a new version by itself.
+    before, after = spec_of(v=was), spec_of(v=now, fields=BASE["fields"] | {"year": {"type": "long"}})
+    version = planned(before, after, dialect, resolved).new_version
+    assert version
+    source, target = Stored("films-000001", before, RESOLVED), Stored(version.target, after, resolved)
+    copier = Copier(cast(Engine, None), source, Target(version.target, target, {}))
+    assert (sorted(copier.kept), sorted(version.encode)) == (sorted(version.reuse), sorted({"v"} - copier.kept))
 
 
 @pytest.mark.parametrize("change", [{"query_prompt": "q: "}, {"dims": 64}])

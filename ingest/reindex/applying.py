@@ -27,6 +27,7 @@ from .runs import reindex
 
 #: What is under way in place, by the name of its step: documents are written again, or get the vectors they lack.
 REWRITE, FILL = "rewrite", "fill"
+_IN_PLACE = ("", REWRITE, FILL)
 _PAGE = 500
 
 
@@ -62,12 +63,15 @@ def apply(
     A new version is judged by `gate` before it takes the place of the present one; see `reindex`. Raises what that
     raises, and what planning does.
     """
-    control = engine.run(read(spec.index))
-    changes = planned(engine, spec)
-    if control.step not in ("", REWRITE, FILL) or changes.new_version:
-        moved = reindex(engine, events, spec, cache=cache, gate=gate, options=options, tell=tell, sleep=sleep)
-        return Applied(changes, moved.target, moved=moved)
-    return _InPlace(engine, events, spec, cache, options or Options(), tell, sleep).run()
+    if engine.run(read(spec.index)).step in _IN_PLACE:
+        done = _InPlace(engine, events, spec, cache, options or Options(), tell, sleep).run()
+        if not done.plan.new_version:
+            return done
+        changes = done.plan
+    else:
+        changes = planned(engine, spec)
+    moved = reindex(engine, events, spec, cache=cache, gate=gate, options=options, tell=tell, sleep=sleep)
+    return Applied(changes, moved.target, moved=moved)
 
 
 class _InPlace:
@@ -89,11 +93,14 @@ class _InPlace:
         self.lock = Lock(engine, spec.index, ttl=options.ttl, beats=options.beats, sleep=sleep)
 
     def run(self) -> Applied:
+        """Do what can be done in place, unless the plan asks for a new version."""
         with self.lock.held() as control:
-            # Planned once more: somebody may have changed it before the lock was ours.
-            self.changes = planned(self.engine, self.spec)
-            if self.changes.new_version or control.step not in ("", REWRITE, FILL):
+            if control.step not in _IN_PLACE:
                 raise ReindexStopped(f"{self.alias!r} was changed meanwhile", hint="look at the plan, and apply again")
+            # Not before the lock is ours: somebody may be changing it.
+            self.changes = planned(self.engine, self.spec)
+            if self.changes.new_version:
+                return Applied(self.changes, self.changes.new_version.source)
             self._begin(control.step)
             for operation in self.changes.operations:
                 self.tell(Step("change", note=operation.describe()))
@@ -135,9 +142,7 @@ class _InPlace:
     def _pages(self, stored: Stored, shard: int, upto: int) -> Iterator[Sequence[Held]]:
         after = -1
         while after < upto:
-            found: list[Held] = self._ask(
-                partial(scan, stored.index, stored.spec, self.engine.dialect, shard, after, upto, _PAGE)
-            )
+            found: list[Held] = self._ask(partial(scan, stored, self.engine.dialect, shard, after, upto, _PAGE))
             if not found:
                 return
             yield found

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from ...engines import Flow, Request, path_of
-from ...mappings import Spec
+from ...mappings import Stored
 from ..feed import Head
 from .copying import Copier
 from .reading import Held, Place, distinct, fetch, scan, versions
@@ -58,6 +58,7 @@ class Comparer:
     def __init__(self, copier: Copier, ask: Callable[[Callable[[], Flow[Any]]], Any]) -> None:
         self.copier, self.ask = copier, ask
         self.dialect, self.source, self.target = copier.engine.dialect, copier.source, copier.target.stored
+        self.moves = copier.moves
         # Versions, here and there, of documents that had to be written again under a version of their own.
         self._forced: dict[Place, tuple[int, int]] = {}
 
@@ -71,10 +72,10 @@ class Comparer:
         parts = -(-count // IN_MEMORY) or 1
         for part in range(parts):
             there: dict[Place, int] = {}
-            for found in self._pages(self.target.index, self.target.spec, target):
+            for found in self._pages(self.target, target):
                 there |= {one.place: one.written for one in found if _in(one, part, parts)}
             doubtful: list[Place] = []
-            for found in self._pages(self.source.index, self.source.spec, source):
+            for found in self._pages(self.source, source):
                 mine = [one for one in found if _in(one, part, parts)]
                 doubtful += [one.place for one in mine if there.pop(one.place, -1) != one.version]
                 done += Compared(seen=len(mine), others=sum(not one.ours for one in mine))
@@ -91,7 +92,7 @@ class Comparer:
         """These documents as they are now: what is behind or ahead in the target is written again."""
         # Whoever writes to both writes the source first: it is asked after the target.
         there = self._versions(self.target, places)
-        here = self.ask(lambda: fetch(self.source.index, self.source.spec, self.dialect, places))
+        here = self.ask(lambda: fetch(self.source, self.dialect, places, self.moves))
         behind = [one for one in here if one.place not in there or there[one.place].written < one.version]
         ahead = [
             one
@@ -122,24 +123,24 @@ class Comparer:
         extra = self._versions(self.target, places)
         here = self._versions(self.source, places)
         gone = [held for place, held in extra.items() if place not in here]
-        return int(self.ask(lambda: _deleted(self.target.index, gone))) if gone else 0
+        return int(self.ask(lambda: _deleted(self.copier.target.alias, gone))) if gone else 0
 
-    def _versions(self, where: Any, places: Sequence[Place]) -> dict[Place, Held]:
-        found: dict[Place, Held] = self.ask(lambda: versions(where.index, where.spec, places))
+    def _versions(self, where: Stored, places: Sequence[Place]) -> dict[Place, Held]:
+        found: dict[Place, Held] = self.ask(lambda: versions(where, places))
         return found
 
-    def _pages(self, index: str, spec: Spec, heads: Heads) -> Iterator[list[Held]]:
+    def _pages(self, where: Stored, heads: Heads) -> Iterator[list[Held]]:
         for shard, head in heads.items():
             after = -1
             while after < head.checkpoint:
-                found = self._scan(index, spec, shard, after, head.checkpoint)
+                found = self._scan(where, shard, after, head.checkpoint)
                 if not found:
                     break
                 yield found
                 after = found[-1].seq_no
 
-    def _scan(self, index: str, spec: Spec, shard: int, after: int, upto: int) -> list[Held]:
-        found: list[Held] = self.ask(lambda: scan(index, spec, self.dialect, shard, after, upto, _SCAN))
+    def _scan(self, where: Stored, shard: int, after: int, upto: int) -> list[Held]:
+        found: list[Held] = self.ask(lambda: scan(where, self.dialect, shard, after, upto, _SCAN, self.moves))
         return found
 
 
@@ -147,11 +148,11 @@ def _in(one: Held, part: int, parts: int) -> bool:
     return parts == 1 or crc32(one.id.encode("utf-8", "surrogatepass")) % parts == part
 
 
-def _deleted(index: str, extra: Sequence[Held]) -> Flow[int]:
+def _deleted(alias: str, extra: Sequence[Held]) -> Flow[int]:
     """Delete documents that are still as they were read; how many."""
     lines: list[Mapping[str, object]] = []
     for one in extra:
         action = {"_id": one.id, "if_seq_no": one.seq_no, "if_primary_term": one.primary_term}
         lines.append({"delete": action if one.routing is None else action | {"routing": one.routing}})
-    response = yield Request("POST", path_of(index, "_bulk"), {"filter_path": "items.*.status"}, tuple(lines))
+    response = yield Request("POST", path_of(alias, "_bulk"), {"filter_path": "items.*.status"}, tuple(lines))
     return sum(int(one["delete"]["status"]) == 200 for one in response.body["items"])

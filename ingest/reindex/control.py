@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from ...engines import Engine, Flow, Request, path_of
 from ...errors import AlreadyRunning, DocumentChanged, EngineError, IndexMissing, ReindexStopped, RequestRejected
+from .fencing import by, fence
 
 CONTROL = "knnex-control"
 #: Seconds without a sign of life after which a coordinator counts as gone.
@@ -50,6 +51,8 @@ class Control:
     settings: Mapping[str, Any] = field(default_factory=dict)
     # Former versions, with the checkpoints of the one that took their place: what is newer they lack.
     kept: Mapping[str, Checkpoints] = field(default_factory=dict)
+    # How often the alias was moved.
+    moves: int = 0
     seq_no: int = -1
     primary_term: int = 0
 
@@ -121,17 +124,32 @@ class Lock:
             thread.start()
         try:
             yield self.control
+        except (IndexMissing, RequestRejected, ReindexStopped):
+            # What another coordinator keeps us from fails in many ways: it says so.
+            with suppress(EngineError):
+                self.save()
+            raise
         finally:
             over.set()
             if self.beats:
                 thread.join()
             self._give_back()
 
+    def fence(self, index: str) -> None:
+        """From here on no coordinator before this one changes an index. Raises ReindexStopped, EngineError."""
+        self.engine.run(fence(index, self.control.epoch))
+        # One that has taken over before that did not see it, and may not meet it.
+        self.save()
+
+    def by(self, index: str) -> str:
+        """The name by which this coordinator changes an index that it has fenced."""
+        return by(index, self.control.epoch)
+
     def save(self, **changes: Any) -> Control:
         """Keep changes. Raises ReindexStopped where another coordinator has taken over."""
         with self._changing:
             if self._lost:
-                raise ReindexStopped(self._lost)
+                raise _taken(self._lost)
             try:
                 self.control = self.engine.run(write(replace(self.control, **changes)))
             except DocumentChanged:
@@ -143,7 +161,7 @@ class Lock:
         now = self.engine.run(read(self.control.alias))
         if now.owner != self._owner:
             self._lost = f"{now.holder if now.owner else 'somebody else'} has taken over the re-index of {now.alias}"
-            raise ReindexStopped(self._lost, hint="see how far it is with `knnex versions`")
+            raise _taken(self._lost)
         self.control = self.engine.run(write(replace(now, **changes)))
 
     def _take(self) -> None:
@@ -186,6 +204,10 @@ class Lock:
             self.save(owner="")
         except (ReindexStopped, EngineError, IndexMissing):
             return  # it is another's now, or will be once no sign of life comes
+
+
+def _taken(lost: str) -> ReindexStopped:
+    return ReindexStopped(lost, hint="see how far it is with `knnex versions`")
 
 
 def _running(now: Control) -> AlreadyRunning:

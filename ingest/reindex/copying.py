@@ -10,11 +10,12 @@ from typing import Any
 from ...engines import Engine, encode
 from ...errors import EngineBusy, InputError
 from ...mappings import PROVENANCE, Stored
+from ...mappings.change_embeddings import reusable
 from ..apply import prepare_safely
 from ..bulk import Item, Outcome, Patience, write
 from ..enrich import Work, groups, needed
 from ..events import _mended
-from ..feed import Change
+from ..feed import Change, object_in
 from ..prepare import Target
 from .reading import Held, distinct, versions
 
@@ -50,7 +51,7 @@ _MAPS = ("refused", "without")
 
 
 class Copier:
-    """Copies documents of one version index into another."""
+    """Copies documents of one version index into another; the alias was moved `moves` times before."""
 
     def __init__(
         self,
@@ -58,23 +59,15 @@ class Copier:
         source: Stored,
         target: Target,
         *,
+        moves: int = 0,
         patience: Patience | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.engine, self.source, self.target = engine, source, target
+        self.engine, self.source, self.target, self.moves = engine, source, target, moves
         self.patience, self.sleep = patience or Patience(), sleep
-        self.kept = frozenset(name for name in target.spec.embeddings if self._same(name))
+        self.kept = frozenset(name for name in target.spec.embeddings if reusable(name, source, target.stored))
         # Vectors that are of no use there need not be read.
         self.left_out = sorted(source.spec.embeddings.keys() - self.kept)
-
-    def _same(self, name: str) -> bool:
-        """Whether the vectors of an embedding are what the other index would make."""
-        theirs, ours = self.target.stored, self.source
-        if name not in ours.spec.embeddings or ours.resolved[name].fingerprint != theirs.resolved[name].fingerprint:
-            return False
-        mine, other = ours.spec.embeddings[name], theirs.spec.embeddings[name]
-        # Some are kept rounded, or as they were normalised.
-        return all(getattr(mine, one) == getattr(other, one) for one in ("similarity", "element_type", "engine"))
 
     def copy(self, found: Sequence[Held], *, looking: bool = False) -> Copied:
         """Copy documents under their versions, so that what is newer there stays. With `looking` none is encoded that
@@ -95,8 +88,7 @@ class Copier:
         return done
 
     def _lacking(self, found: Sequence[Held]) -> list[Held]:
-        index, spec = self.target.stored.index, self.target.spec
-        there = self.engine.run(versions(index, spec, [one.place for one in found]))
+        there = self.engine.run(versions(self.target.stored, [one.place for one in found]))
         return [one for one in found if one.place not in there or there[one.place].written < one.version]
 
     def _copy(self, found: Sequence[Held]) -> Copied:
@@ -132,8 +124,8 @@ class Copier:
 
     def _change(self, one: Held) -> Change:
         """The document as the change feed sees one: what its vectors are made of, and which of them can stay."""
-        noted = _object(_object(one.source.get(PROVENANCE)).get("vectors"))
-        made = {name: made for name in self.kept if (made := _object(noted.get(name)))}
+        noted = object_in(object_in(one.source.get(PROVENANCE)).get("vectors"))
+        made = {name: made for name in self.kept if (made := object_in(noted.get(name)))}
         there = frozenset(name for name in self.kept if one.source.get(name))
         return Change(one.id, one.routing, one.seq_no, one.primary_term, one.source, made, there)
 
@@ -151,8 +143,8 @@ class Copier:
 
     def _body(self, one: Held, work: Work | None, made: Mapping[str, Any]) -> dict[str, Any]:
         body = {key: value for key, value in one.source.items() if key not in self.left_out}
-        note = dict(_object(body.pop(PROVENANCE, None)))
-        noted = _object(note.pop("vectors", None))
+        note = dict(object_in(body.pop(PROVENANCE, None)))
+        noted = object_in(note.pop("vectors", None))
         kept = self.kept - set((*work.encode, *work.clear) if work else ())
         vectors = {name: noted[name] for name in sorted(kept) if name in body and name in noted}
         for name in work.encode if work else ():
@@ -176,8 +168,4 @@ def _has_form(body: Mapping[str, Any]) -> bool:
 
 
 def _deleted(source: Mapping[str, Any]) -> bool:
-    return bool(_object(source.get(PROVENANCE)).get("deleted"))
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return bool(object_in(source.get(PROVENANCE)).get("deleted"))

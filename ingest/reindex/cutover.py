@@ -1,4 +1,7 @@
-"""The requests around a version index: make it, announce it, block the one before, swap the alias."""
+"""The requests around a version index: make it, announce it, block the one before, swap the alias.
+
+What changes an index is given the alias by which one coordinator does so, see fencing.py.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,26 @@ from typing import Any
 from ...engines import Flow, Request, path_of
 from ...errors import EngineBusy, IndexMissing, ReindexStopped, RequestRejected, SpecMismatch
 from ...mappings import ALIVE, META, Stored, differing, find, index_body, version_name, write_alias
+from .fencing import Action, by, change_aliases, is_fence, still
 
 #: While it is being filled, an index need neither be searchable nor have copies.
 FILLING = {"index.refresh_interval": "-1", "index.number_of_replicas": 0}
 _MISSING = frozenset({404})
+_SEARCHED = {"filter": ALIVE, "is_write_index": True}
 
 
 def next_version(alias: str) -> Flow[str]:
     """The name of a version index that there is not yet."""
-    pattern = re.compile(re.escape(alias) + r"-(\d{6})")
-    response = yield Request("GET", f"{path_of(alias)}-*/_settings/index.uuid", {"expand_wildcards": "all"})
-    numbers = [int(found[1]) for name in response.body if (found := pattern.fullmatch(name))]
-    return version_name(alias, max(numbers, default=0) + 1)
+    names = yield from made(alias)
+    return version_name(alias, max((int(name[-6:]) for name in names), default=0) + 1)
+
+
+def made(alias: str) -> Flow[dict[str, int]]:
+    """When the version indexes of an alias were made, in ms since 1970."""
+    params = {"expand_wildcards": "all", "filter_path": "*.settings.index.creation_date"}
+    response = yield Request("GET", f"{path_of(alias)}-*/_settings", params)
+    found = {name: int(one["settings"]["index"]["creation_date"]) for name, one in response.body.items()}
+    return {name: at for name, at in found.items() if re.fullmatch(re.escape(alias) + r"-\d{6}", name)}
 
 
 def make(target: Stored, dialect: Any) -> Flow[None]:
@@ -36,7 +47,7 @@ def make(target: Stored, dialect: Any) -> Flow[None]:
             raise SpecMismatch(
                 f"{target.index} is there and was made for another spec", hint="delete it, or abort the re-index"
             ) from None
-        yield from _aliases([{"add": {"index": target.index, "alias": write_alias(target.index)}}])
+        yield from write_to(target.index)
 
 
 def settings(index: str, names: Sequence[str]) -> Flow[dict[str, Any]]:
@@ -46,51 +57,53 @@ def settings(index: str, names: Sequence[str]) -> Flow[dict[str, Any]]:
     return {name: held.get(name) for name in names}
 
 
-def change_settings(index: str, values: Mapping[str, Any]) -> Flow[None]:
+def change_settings(fence: str, values: Mapping[str, Any]) -> Flow[None]:
     """Change settings of an index; None puts one back to its default."""
-    yield Request("PUT", path_of(index, "_settings"), body=dict(values))
+    yield Request("PUT", path_of(fence, "_settings"), body=dict(values))
 
 
-def announce(index: str, also: Sequence[str]) -> Flow[None]:
+def announce(fence: str, also: Sequence[str]) -> Flow[None]:
     """Say in an index' mapping which ones are written to with it. Raises EngineBusy where not all nodes know it yet."""
-    response = yield Request("GET", path_of(index, "_mapping"))
-    meta = dict(response.body[index]["mappings"].get("_meta", {}))
+    response = yield Request("GET", path_of(fence, "_mapping"))
+    ((index, held),) = response.body.items()
+    meta = dict(held["mappings"].get("_meta", {}))
     ours = {key: value for key, value in meta[META].items() if key != "also"}
     meta[META] = ours | ({"also": list(also)} if also else {})
-    response = yield Request("PUT", path_of(index, "_mapping"), body={"_meta": meta})
+    response = yield Request("PUT", path_of(fence, "_mapping"), body={"_meta": meta})
     if not response.body.get("acknowledged"):
         raise EngineBusy(f"not every node knows yet what is written beside {index}")
 
 
-def block(index: str) -> Flow[None]:
+def block(fence: str) -> Flow[None]:
     """Refuse writes from now on; what was begun is done when this returns. Raises EngineBusy where it is not."""
-    response = yield Request("PUT", path_of(index, "_block", "write"))
+    response = yield Request("PUT", path_of(fence, "_block", "write"))
     if not response.body.get("indices"):  # refused before
         return
     if not response.body.get("acknowledged") or not response.body.get("shards_acknowledged", True):
-        raise EngineBusy(f"writes to {index} could not be stopped")
+        raise EngineBusy(f"writes to {response.body['indices'][0]['name']} could not be stopped")
 
 
-def unblock(index: str) -> Flow[None]:
+def unblock(fence: str) -> Flow[None]:
     """Take writes again."""
-    yield from change_settings(index, {"index.blocks.write": None})
+    yield from change_settings(fence, {"index.blocks.write": None})
 
 
-def swap(alias: str, source: str, target: str) -> Flow[None]:
-    """Move the alias, and every other one that people gave the source, in one step.
+def swap(alias: str, source: str, target: str, epoch: int) -> Flow[None]:
+    """Move the alias, and every other one that people gave the source, in one step; the target is let go in it.
 
-    Raises ReindexStopped, and nothing has changed, where somebody else moved the alias.
+    Raises ReindexStopped, and nothing has changed, where somebody else moved the alias, or the re-index is another's.
     """
     response = yield Request("GET", path_of(source, "_alias"))
     others = response.body[source]["aliases"]
-    actions: list[dict[str, Any]] = []
+    actions = [*still(source, epoch)]
+    actions.append({"remove": {"index": target, "alias": by(target, epoch), "must_exist": True}})
     for name, options in others.items():
-        if name not in (alias, write_alias(source)):
+        if name not in (alias, write_alias(source)) and not is_fence(name, source):
             actions += _moved(name, source, target, options)
-    actions += _moved(alias, source, target, {"filter": ALIVE, "is_write_index": True})
+    actions += _moved(alias, source, target, _SEARCHED)
     yield from points_at(alias, source)
     try:
-        yield from _aliases(actions)
+        yield from change_aliases(actions)
     except IndexMissing as error:
         raise _elsewhere(alias, source, str(error)) from error
     except RequestRejected as error:
@@ -101,7 +114,7 @@ def swap(alias: str, source: str, target: str) -> Flow[None]:
         yield from points_at(alias, target)
     except ReindexStopped:
         # Somebody pointed the alias at an index of theirs too, in between: as it was, but for that.
-        yield from _aliases(_moved(alias, target, source, {"filter": ALIVE, "is_write_index": True}))
+        yield from change_aliases([*still(source, epoch), *_moved(alias, target, source, _SEARCHED)])
         raise
 
 
@@ -120,19 +133,12 @@ def _elsewhere(alias: str, source: str, reason: str) -> ReindexStopped:
     )
 
 
-def _moved(alias: str, source: str, target: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _moved(alias: str, source: str, target: str, options: Mapping[str, Any]) -> list[Action]:
     return [
         # Without must_exist the alias would point at both where it was moved meanwhile.
         {"remove": {"index": source, "alias": alias, "must_exist": True}},
         {"add": {"index": target, "alias": alias, **options}},
     ]
-
-
-def _aliases(actions: Sequence[Mapping[str, Any]]) -> Flow[None]:
-    response = yield Request("POST", "/_aliases", body={"actions": list(actions)})
-    # Elasticsearch may answer 200 where an action failed.
-    if response.body.get("errors"):
-        raise ReindexStopped(f"the alias was not moved: {response.body}")
 
 
 def count(index: str) -> Flow[int]:
@@ -141,13 +147,11 @@ def count(index: str) -> Flow[int]:
     return int(response.body["count"])
 
 
-def written_by_others(index: str) -> Flow[int]:
-    """How many documents of an index others wrote: those without the version that knnex gives."""
-    query = {"bool": {"must_not": [{"exists": {"field": "_knnex.version"}}]}}
-    response = yield Request("POST", path_of(index, "_count"), body={"query": query})
-    return int(response.body["count"])
-
-
 def write_to(index: str) -> Flow[None]:
     """Give a version index the alias by which it is written to."""
-    yield from _aliases([{"add": {"index": index, "alias": write_alias(index)}}])
+    yield from change_aliases([{"add": {"index": index, "alias": write_alias(index)}}])
+
+
+def delete(index: str, still_ours: Sequence[Action]) -> Flow[None]:
+    """Delete a version index, if the one beside it is still ours: another coordinator may have put it in its place."""
+    yield from change_aliases([*still_ours, {"remove_index": {"index": index}}])

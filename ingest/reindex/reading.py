@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...engines import Dialect, Flow, Request, path_of
-from ...errors import EngineBusy
-from ...mappings import PROVENANCE, Spec
+from ...mappings import PROVENANCE, Stored
 from ..feed import on_shard
+from ..verify import documents
 
 _VERSION = f"{PROVENANCE}.version"
+# Versions from here on come from elsewhere: of copies, and of those who give their own. Nobody counts so far from one.
+_GIVEN = 1 << 40
+# Bits for the places in the history of a shard between two moves of the alias; and how many moves there is room for
+# below the versions of events, which count milliseconds in their upper bits.
+_MOVE, _MOVES = 50, (1 << 10) - 1
 
 #: A document's id and routing: one id may lie in two shards, under two routings.
 Place = tuple[str, str | None]
@@ -40,20 +45,29 @@ class Held:
 
 
 def page(
-    index: str, spec: Spec, dialect: Dialect, shard: int, after: int, upto: int, size: int, left_out: list[str]
+    stored: Stored,
+    dialect: Dialect,
+    shard: int,
+    after: int,
+    upto: int,
+    size: int,
+    left_out: list[str],
+    moves: int = 0,
 ) -> Flow[list[Held]]:
     """The documents of one shard whose last change lies in (after, upto], by its number; tombstones too."""
     body = _within(after, upto, size) | {"_source": dialect.whole_source(left_out)}
-    response = yield Request("POST", path_of(index, "_search"), on_shard(dialect, shard), body)
-    return [_held(spec, hit) for hit in response.body["hits"]["hits"]]
+    response = yield Request("POST", path_of(stored.index, "_search"), on_shard(dialect, shard), body)
+    return [_held(stored, hit, moves) for hit in response.body["hits"]["hits"]]
 
 
-def scan(index: str, spec: Spec, dialect: Dialect, shard: int, after: int, upto: int, size: int) -> Flow[list[Held]]:
+def scan(
+    stored: Stored, dialect: Dialect, shard: int, after: int, upto: int, size: int, moves: int = 0
+) -> Flow[list[Held]]:
     """The same without their contents, at most 10,000 at once."""
     body = _within(after, upto, size) | {"_source": False, "docvalue_fields": [_VERSION]}
     params = on_shard(dialect, shard) | {"filter_path": "hits.hits"}
-    response = yield Request("POST", path_of(index, "_search"), params, body)
-    return [_held(spec, hit) for hit in response.body.get("hits", {}).get("hits", ())]
+    response = yield Request("POST", path_of(stored.index, "_search"), params, body)
+    return [_held(stored, hit, moves) for hit in response.body.get("hits", {}).get("hits", ())]
 
 
 def _within(after: int, upto: int, size: int) -> dict[str, Any]:
@@ -67,35 +81,32 @@ def _within(after: int, upto: int, size: int) -> dict[str, Any]:
     }
 
 
-def fetch(index: str, spec: Spec, dialect: Dialect, places: Iterable[Place]) -> Flow[list[Held]]:
+def fetch(stored: Stored, dialect: Dialect, places: Iterable[Place], moves: int = 0) -> Flow[list[Held]]:
     """These documents as they are now, searchable yet or not; those that are gone are left out."""
-    return (yield from _get(index, spec, places, dialect.get_with_vectors()))
+    return (yield from _get(stored, places, dialect.get_with_vectors(), moves))
 
 
-def versions(index: str, spec: Spec, places: Iterable[Place]) -> Flow[dict[Place, Held]]:
+def versions(stored: Stored, places: Iterable[Place], moves: int = 0) -> Flow[dict[Place, Held]]:
     """The same without their contents."""
-    held = yield from _get(index, spec, places, {"_source_includes": _VERSION})
+    held = yield from _get(stored, places, {"_source_includes": _VERSION}, moves)
     return {one.place: one for one in held}
 
 
-def _get(index: str, spec: Spec, places: Iterable[Place], params: Mapping[str, str]) -> Flow[list[Held]]:
+def _get(stored: Stored, places: Iterable[Place], params: Mapping[str, str], moves: int) -> Flow[list[Held]]:
     docs = [{"_id": id_} if routing is None else {"_id": id_, "routing": routing} for id_, routing in places]
     if not docs:
         return []
-    response = yield Request("POST", path_of(index, "_mget"), params, {"docs": docs})
-    if failed := next((doc["error"] for doc in response.body["docs"] if "error" in doc), None):
-        raise EngineBusy(f"not all documents of {index} could be read: {failed.get('reason') or failed}")
-    return [_held(spec, doc) for doc in response.body["docs"] if doc.get("found")]
+    return [_held(stored, one, moves) for one in (yield from documents(stored.index, docs, params))]
 
 
-def _held(spec: Spec, found: Mapping[str, Any]) -> Held:
+def _held(stored: Stored, found: Mapping[str, Any], moves: int) -> Held:
     source = found.get("_source") or {}
     given = found.get("fields", {}).get(_VERSION) if "fields" in found else _noted(source)
     noted = int(given[0]) if isinstance(given, list) else given
     return Held(
         found["_id"],
         found.get("_routing"),
-        _version(spec, found, noted),
+        int(found["_version"]) if noted is not None or stored.spec.version else _version(found, moves),
         int(found["_version"]),
         int(found["_seq_no"]),
         int(found["_primary_term"]),
@@ -111,17 +122,18 @@ def _noted(source: Mapping[str, Any]) -> int | None:
     return version if isinstance(version, int) else None
 
 
-def _version(spec: Spec, found: Mapping[str, Any], noted: int | None) -> int:
-    """The version that the copy of a document has, which grows whenever the document changes.
+def _version(found: Mapping[str, Any], moves: int) -> int:
+    """The version that the copy of a document of others has, which grows whenever the document changes.
 
-    What knnex wrote has an external version, which an engine counts up where others change the document. A document
-    that only others wrote has one that starts anew when it is made again after a delete; its place in the history of
-    its shard does not, so that this serves (`_primary_term << 40 | _seq_no`).
+    What was copied here has an external version, which an engine counts up where others change the document. One that
+    was made here has a version that starts anew when it is made again after a delete; its place in the history of its
+    shard does not, so that this serves (`_primary_term << 40 | _seq_no`), above all that was copied here before.
     """
     version = int(found["_version"])
-    if noted is not None or spec.version:
+    if version >= _GIVEN:
         return version
-    return max(version, int(found["_primary_term"]) << 40 | int(found["_seq_no"]))
+    place = int(found["_primary_term"]) << 40 | int(found["_seq_no"])
+    return max(version, (min(moves, _MOVES) << _MOVE) + place)
 
 
 def distinct(found: Sequence[Held]) -> Iterable[list[Held]]:

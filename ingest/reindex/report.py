@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...mappings import Stored
 from ..bulk import Patience
@@ -55,6 +55,11 @@ class Report:
     rounds: int = 0
     stalls: tuple[float, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def __add__(self, done: Copied | Compared) -> Report:
+        if isinstance(done, Copied):
+            return replace(self, copied=self.copied + done)
+        return replace(self, compared=self.compared + done)
 
 
 Tell = Callable[[Step], object]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ..target import make_target
 from . import cutover
 from .control import Control, Lock, read
 from .coordinator import Coordinator
+from .fencing import leave, still
 from .report import Gate, Options, Report, Tell
 
 
@@ -105,43 +105,51 @@ def _opener(cache: Cache | None) -> Callable[[str, Stored], Target]:
     return lambda alias, stored: make_target(alias, stored, cache)
 
 
-def abort(engine: Engine, alias: str, *, sleep: Callable[[float], object] = time.sleep) -> str:
+def abort(
+    engine: Engine, alias: str, *, options: Options | None = None, sleep: Callable[[float], object] = time.sleep
+) -> str:
     """Give up the version that is being built, and delete it; its name, empty where there is none.
 
     A former version to which one was about to return is kept. Raises AlreadyRunning while somebody is at it.
     """
-    lock = Lock(engine, alias, sleep=sleep)
+    chosen = options or Options()
+    lock = Lock(engine, alias, ttl=chosen.ttl, beats=chosen.beats, sleep=sleep)
     with lock.held() as control:
-        if not control.step:
+        if not control.target:
             return ""
+        # Before the alias is looked at: a coordinator that was stopped may be about to move it.
+        lock.fence(control.source)
         live = engine.run(load(alias))
         if live.index == control.target:
             raise ReindexStopped(f"{control.target} is in place already", hint=f"return with `knnex rollback {alias}`")
-        engine.run(_forget(control))
+        _forget(engine, lock, control)
         kept = {name: at for name, at in control.kept.items() if name != control.target}
         lock.save(step="", source="", target="", cursors={}, settings={}, kept=kept)
         return control.target
 
 
-def _forget(control: Control) -> Flow[None]:
-    if (yield from find(control.source)):
-        yield from cutover.announce(control.source, ())
-        yield from cutover.unblock(control.source)
-    if control.target in control.kept:
-        yield from cutover.block(control.target)
-    else:
-        yield Request("DELETE", path_of(control.target), allow=frozenset({404}))
+def _forget(engine: Engine, lock: Lock, control: Control) -> None:
+    source, target = control.source, control.target
+    there = engine.run(find(source)) is not None
+    if there:
+        engine.run(cutover.announce(lock.by(source), ()))
+        engine.run(cutover.unblock(lock.by(source)))
+    if target in control.kept:
+        lock.fence(target)
+        engine.run(cutover.block(lock.by(target)))
+        engine.run(leave(target, control.epoch))
+    elif engine.run(find(target)):
+        engine.run(cutover.delete(target, still(source, control.epoch) if there else ()))
+    if there:
+        engine.run(leave(source, control.epoch))
 
 
 def versions(alias: str) -> Flow[list[Version]]:
     """The version indexes of an alias, oldest first. Raises IndexMissing, SpecMismatch."""
     live = (yield from load(alias)).index
     control = yield from read(alias)
-    pattern = re.compile(re.escape(alias) + r"-\d{6}")
-    asked = {"expand_wildcards": "all", "filter_path": "*.settings.index.creation_date"}
-    response = yield Request("GET", f"{path_of(alias)}-*/_settings", asked)
-    created = {name: one["settings"]["index"]["creation_date"] for name, one in response.body.items()}
-    names = sorted({live, *(name for name in created if pattern.fullmatch(name))})
+    created = yield from cutover.made(alias)
+    names = sorted({live, *created})
     found = []
     for name in names:
         found.append((yield from _version(name, _state(name, live, control), created.get(name, 0))))
@@ -156,7 +164,7 @@ def _state(name: str, live: str, control: Control) -> str:
     return "kept" if name in control.kept else "left"
 
 
-def _version(name: str, state: str, created: Any) -> Flow[Version]:
+def _version(name: str, state: str, created: int) -> Flow[Version]:
     stats = yield Request("GET", path_of(name, "_stats", "docs,store"), {"filter_path": "_all.primaries"})
     figures: Mapping[str, Any] = stats.body.get("_all", {}).get("primaries", {})
     stored = yield from find(name)
@@ -165,7 +173,7 @@ def _version(name: str, state: str, created: Any) -> Flow[Version]:
         state,
         int(figures.get("docs", {}).get("count", 0)),
         int(figures.get("store", {}).get("size_in_bytes", 0)),
-        int(created),
+        created,
         stored,
     )
 
@@ -181,9 +189,8 @@ def drop_version(engine: Engine, alias: str, name: str, *, sleep: Callable[[floa
             raise ReindexStopped(
                 f"{name} is {found[name].state}", hint="only a former version can be dropped; `knnex drop` takes all"
             )
-        engine.run(_delete(name))
+        live = next(one.name for one in found.values() if one.state == "live")
+        lock.fence(live)
+        engine.run(cutover.delete(name, still(live, control.epoch)))
+        engine.run(leave(live, control.epoch))
         lock.save(kept={one: at for one, at in control.kept.items() if one != name})
-
-
-def _delete(name: str) -> Flow[None]:
-    yield Request("DELETE", path_of(name))

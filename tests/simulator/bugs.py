@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 
-from knnex.ingest.reindex import Coordinator, cutover
+from knnex.ingest.reindex import Coordinator, cutover, fencing, reading
+from knnex.ingest.reindex.copying import Copier
 
-from .reindexing import Reindex
+from .reindexing import FROZEN, TO_AND_FRO, Reindex
 from .shard import Shard
 from .world import Scenario
 
@@ -74,6 +76,23 @@ def not_announced(patch: pytest.MonkeyPatch) -> Scenario:
     return Reindex()
 
 
+def not_fenced(patch: pytest.MonkeyPatch) -> Scenario:
+    """A coordinator that was taken for dead goes on where it was stopped."""
+    patch.setattr(fencing, "_former", lambda *_: (yield from ()) or [])
+    return FROZEN
+
+
+def later_is_higher(patch: pytest.MonkeyPatch) -> Scenario:
+    """What others made again is taken for older than what was copied before the alias moved, and left at that."""
+
+    def copied(self: Coordinator, copier: Copier, _: Any) -> int:
+        return self._round(copier, partial(copier.copy, looking=True), "swap")
+
+    patch.setattr(Coordinator, "_mended", copied)
+    patch.setattr(reading, "_MOVES", 0)
+    return TO_AND_FRO
+
+
 BUGS: list[Bug] = [
     barrier_not_awaited,
     no_must_exist,
@@ -82,4 +101,6 @@ BUGS: list[Bug] = [
     written_by_the_alias,
     not_announced,
     copies_counted_anew,
+    not_fenced,
+    later_is_higher,
 ]

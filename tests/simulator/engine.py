@@ -41,7 +41,7 @@ class MemoryEngine:
         }
         # The documents of the hidden index, with their sequence numbers; None while there is no such index.
         self.control: dict[str, tuple[Document, int]] | None = None
-        self.changes = 0
+        self.changes = self.bulks = 0
         # Asked to look at an index that was made.
         self.grown: Callable[[Shard], object] = lambda _: None
         # What others wrote last, None where they deleted.
@@ -141,7 +141,8 @@ class MemoryEngine:
 
     def get_settings(self, name: str, _: Request) -> Document:
         if name.endswith("*"):
-            return {one: {"settings": {}} for one in self.indexes if one.startswith(name[:-1])}
+            made = {"settings": {"index": {"creation_date": "0"}}}
+            return {one: made for one in self.indexes if one.startswith(name[:-1])}
         return {one.name: {"settings": one.settings} for one in self.named(name)}
 
     def put_settings(self, name: str, request: Request) -> Document:
@@ -182,10 +183,14 @@ class MemoryEngine:
         """All of them or none."""
         body: Any = request.body
         changed = {alias: dict(where) for alias, where in self.aliases.items()}
+        errors, gone = False, []
         for action in body["actions"]:
             ((what, one),) = action.items()
             if one["index"] not in self.indexes:
                 raise Refusal(404, "index_not_found_exception", f"no such index [{one['index']}]")
+            if what == "remove_index":
+                gone.append(one["index"])
+                continue
             where = changed.setdefault(one["alias"], {})
             if what == "add":
                 where[one["index"]] = {key: one[key] for key in ("is_write_index", "filter") if key in one}
@@ -193,10 +198,16 @@ class MemoryEngine:
                 del where[one["index"]]
             elif one.get("must_exist"):
                 raise Refusal(404, "aliases_not_found_exception", f"aliases [{one['alias']}] missing")
+            else:
+                errors = True
+        for index in gone:
+            del self.indexes[index]
+            for where in changed.values():
+                where.pop(index, None)
         if len(self.aliases[self.alias]) == 1 != len(changed[self.alias]):
             self.violations.append(f"the alias points at {', '.join(changed[self.alias]) or 'nothing'}")
         self.aliases = changed
-        return {"acknowledged": True}
+        return {"acknowledged": True, "errors": errors}
 
     def post_refresh(self, name: str, _: Request) -> Document:
         self.one(name).refresh()
@@ -252,25 +263,35 @@ class MemoryEngine:
         return {"hits": {"hits": hits[: request.body["size"]]}}
 
     def post_bulk(self, name: str, request: Request) -> Document:
+        """What an alias means is looked up once; then the items are done, whatever becomes of him who sent them."""
         assert isinstance(request.body, tuple)
-        lines = [orjson.loads(line) if isinstance(line, bytes) else line for line in request.body]
-        items, place = [], 0
-        while place < len(lines):
-            ((op, action),) = lines[place].items()
-            source = None if op == "delete" else lines[place + 1]
-            place += 1 if op == "delete" else 2
-            if self.schedule.chance.random() < 0.3:
-                self.schedule.pause(f"{op} {action['_id']}")
-            items.append({op: {"_id": action["_id"]} | self._item(name, request, op, action, source)})
-        return {"errors": True, "items": items}
-
-    def _item(self, name: str, request: Request, op: str, action: Document, source: Any) -> Document:
+        lines = iter([orjson.loads(line) if isinstance(line, bytes) else line for line in request.body])
+        works = [(op, action, None if op == "delete" else next(lines)) for line in lines for op, action in line.items()]
         try:
             if "require_alias" in request.params and not self.aliases.get(name):
                 raise Refusal(404, "index_not_found_exception", f"no such index [{name}] and [require_alias] is set")
-            return self.one(name).item(op, action, source)
+            shard = self.one(name)
         except Refusal as refusal:
-            return {"status": refusal.status} | {"error": refusal.body["error"]}
+            return {"errors": True, "items": [_answer(op, action, _error(refusal)) for op, action, _ in works]}
+        items: list[Document] = []
+        pauses = [self.schedule.chance.random() < 0.3 for _ in works]
+
+        def work() -> None:
+            for pause, (op, action, source) in zip(pauses, works, strict=True):
+                if pause:
+                    self.schedule.pause(f"{op} {action['_id']} of {shard.name}")
+                try:
+                    items.append(_answer(op, action, shard.item(op, action, source)))
+                except Refusal as refusal:
+                    items.append(_answer(op, action, _error(refusal)))
+
+        if any(pauses):
+            self.bulks += 1
+            self.schedule.start(f"bulk-{self.bulks} of {self.schedule.process}", work)
+            self.schedule.until(lambda: len(items) == len(works), "waits for its bulk")
+        else:
+            work()
+        return {"errors": True, "items": items}
 
     def foreign(self, id_: str, source: Document | None) -> bool:
         """A write or a delete by somebody else through the alias; False where it is refused for now."""
@@ -280,3 +301,11 @@ class MemoryEngine:
         if shard.foreign(id_, source):
             self.theirs[id_] = source
         return True
+
+
+def _answer(op: str, action: Document, result: Document) -> Document:
+    return {op: {"_id": action["_id"]} | result}
+
+
+def _error(refusal: Refusal) -> Document:
+    return {"status": refusal.status, "error": refusal.body["error"]}

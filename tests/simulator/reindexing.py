@@ -12,7 +12,7 @@ from knnex.engines import Engine
 from knnex.engines.elasticsearch import Elasticsearch
 from knnex.errors import KnnexError
 from knnex.ingest import EventLog, Patience, Target
-from knnex.ingest.reindex import Coordinator, Options, read_control
+from knnex.ingest.reindex import Coordinator, Options, abort, read_control
 from knnex.mappings import Resolved, Spec, Stored, load
 from knnex.mappings.compile import index_body
 from knnex.workers.targets import Targets
@@ -36,10 +36,21 @@ class Reindex(Scenario):
     hostile: int = 0  # how often somebody else moves the alias, while nobody writes
     block: bool | None = None
     followers: int = 0
+    aborts: float = 0.0  # how often what was begun is given up, and begun anew
     kills: float = 0.002
     freezes: float = 0.005
     restarts: float = 0.002
     faults: float = 0.02
+
+
+# Coordinators that are stopped for so long that others follow them.
+FROZEN = Reindex(
+    own=False, workers=0, foreign=20, coordinators=2, moves=(FORWARD, BACK), freezes=0.02, longest=800, aborts=0.05
+)
+# An engine that forgets deletes, and others who make documents again after the alias has moved.
+TO_AND_FRO = Reindex(
+    own=False, workers=0, foreign=60, moves=(FORWARD, BACK) * 4, pace=10, restarts=0.05, kills=0, freezes=0, faults=0
+)
 
 
 class Inline(Executor):
@@ -120,7 +131,7 @@ class Reindexing(World):
         """Coordinators and the feed too."""
         return [one for kind in ("worker", "follower", "coordinator") for one in self.schedule.processes(kind)]
 
-    def play(self) -> list[str]:
+    def run(self) -> None:
         """Run until the alias has moved as often as it is to, and all is quiet."""
         mine = self.scenario
         if mine.foreign:
@@ -138,7 +149,6 @@ class Reindexing(World):
         self.log.faults = self.engine.faults = 0.0
         self.passes = 0
         self.schedule.run(lambda: self._quiet() and not self._busy(), self._replace_dead)
-        return self.judge()
 
     @property
     def under_way(self) -> bool:
@@ -180,6 +190,9 @@ class Reindexing(World):
         while self.under_way:
             number = min(self.stage, len(self.scenario.moves) - 1)
             try:
+                if self.chance.random() < self.scenario.aborts:
+                    self._abort()
+                    continue
                 self._move(self.scenario.moves[number], self.models[number])
                 self.stage = max(self.stage, number + 1)
             except KnnexError as error:
@@ -217,6 +230,10 @@ class Reindexing(World):
         )
         report = coordinator.run()
         self.schedule.trace.append(f"{report.source} -> {report.target}")
+
+    def _abort(self) -> None:
+        options = Options(beats=False)
+        abort(cast(Engine, self.engine), INDEX, options=options, sleep=lambda _: self.schedule.pause("sleeps"))
 
     def _mislead(self, _: str) -> None:
         """Somebody moves the alias to an index of theirs, or lets it point there too, and puts it back."""

@@ -13,6 +13,10 @@ class Gone(GreenletExit):
     """What a killed task meets wherever it tries to go on: a dead process does nothing more, not even clean up."""
 
 
+class Endless(Exception):
+    """A world that does not come to rest."""
+
+
 class Schedule:
     """Tasks, of which a seeded chance chooses the next one to go on; each call to the outside world is a `pause`."""
 
@@ -76,7 +80,7 @@ class Schedule:
         while not done():
             self.steps += 1
             if self.steps > most:
-                raise AssertionError(f"no end after {most} steps: {self.trace[-20:]}")
+                raise Endless(f"no end after {most} steps: {self.trace[-20:]}")
             between()
             ready = [name for name, task in self._tasks.items() if self.frozen.get(self._owner[task], 0) <= self.steps]
             if not ready:

@@ -24,7 +24,7 @@ from .engine import MemoryEngine
 from .fakes import Heartbeat, NoQuarantine, Stop, Writer
 from .folding import folded
 from .log import MemoryLog
-from .schedule import Schedule
+from .schedule import Endless, Schedule
 
 INDEX, FIRST, MODEL = "films", "films-000001", "f"
 IDS, THEIRS = ("a", "b", "c"), ("x", "y", "z")
@@ -108,7 +108,15 @@ class World:
         return self
 
     def play(self) -> list[str]:
-        """Run to quiescence; what is wrong then, nothing where all is well."""
+        """What is wrong in the end, nothing where all is well."""
+        try:
+            self.run()
+        except Endless as error:
+            return [*self.engine.violations, str(error)]
+        return self.judge()
+
+    def run(self) -> None:
+        """Run to quiescence."""
         for number in range(2):
             self._start(f"producer-{number}", self._write_foreign if self.scenario.foreign else self._produce)
         self._replace_dead()
@@ -116,7 +124,6 @@ class World:
         self.log.faults = self.engine.faults = 0.0
         self.passes = 0
         self.schedule.run(lambda: self._quiet() and not self._busy(), self._replace_dead)
-        return self.judge()
 
     def judge(self) -> list[str]:
         """What is wrong at the end."""
@@ -149,7 +156,8 @@ class World:
 
     def _busy(self) -> bool:
         """Whether a frozen process still holds something it may write."""
-        return any(self.schedule.frozen.get(one, 0) > self.schedule.steps for one in self.mortal())
+        held = any(self.schedule.frozen.get(one, 0) > self.schedule.steps for one in self.mortal())
+        return held or bool(self.schedule.processes("bulk"))
 
     def _worker(self) -> None:
         self.born += 1
@@ -220,10 +228,11 @@ class World:
         """Between any two steps: a death, a stop, a restart."""
         luck, mine = self.chance.random(), self.scenario
         if luck < mine.kills + mine.freezes and (mortal := self.mortal()):
-            victim = self.chance.choice(mortal)
             if luck < mine.kills:
-                self.schedule.kill(victim)
+                self.schedule.kill(self.chance.choice(mortal))
             else:
+                # What an engine was sent may lie there for a while too.
+                victim = self.chance.choice(mortal + self.schedule.processes("bulk"))
                 self.schedule.freeze(victim, self.chance.randrange(5, mine.longest))
         elif luck < mine.kills + mine.freezes + mine.restarts:
             self.engine.restart()

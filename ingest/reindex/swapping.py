@@ -1,0 +1,148 @@
+"""Comparing the new version with the present one, until nothing differs, and swapping the alias."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+from ...errors import EngineError, IndexMissing, KnnexError, ReindexStopped
+from ...mappings import load
+from .. import feed
+from ..log import EventLog
+from . import cutover
+from .compare import Compared, Comparer
+from .copying import Copier
+from .filling import FEW, Filling, checkpoints
+from .report import Step
+
+log = logging.getLogger(__name__)
+
+_COMPARISONS, _CUTS = 10, 8
+
+
+class Swapping(Filling):
+    """The part of a coordinator that compares and swaps; writes of others are refused meanwhile, for a moment."""
+
+    events: EventLog | None
+
+    def _compare(self, comparer: Comparer) -> None:
+        self.lock.save(step="compare")
+        for number in range(_COMPARISONS):
+            compared = self._difference(comparer)
+            # Others go on writing; what they do last is caught up with while they are refused.
+            if not compared.differences or (number and self._blocks()):
+                return
+        if not self._blocks():
+            raise ReindexStopped(
+                f"{compared.differences} documents of {comparer.target.index} differ from {comparer.source.index} "
+                "each time they are compared",
+                hint="somebody writes to it without knnex: run it again with --block",
+            )
+
+    def _difference(self, comparer: Comparer) -> Compared:
+        heads = {one: self._heads(one) for one in (comparer.source.index, comparer.target.index)}
+        compared = comparer.compare(
+            heads[comparer.source.index],
+            heads[comparer.target.index],
+            lambda seen: self.tell(Step("compare", seen)),
+        )
+        self.report += compared
+        self.others = self.others or compared.others > 0
+        self._refuse(compared.refused)
+        return compared
+
+    def _heads(self, index: str) -> dict[int, feed.Head]:
+        """Where the shards stand, all up to there being visible."""
+        heads = self._ask(partial(feed.heads, index))
+        self._ask(partial(feed.refresh, index))
+        return heads
+
+    def _refuse(self, refused: Mapping[str, str]) -> None:
+        if refused:
+            id_, reason = next(iter(refused.items()))
+            raise ReindexStopped(
+                f"{self.report.target} does not take {len(refused)} documents of {self.report.source}; {id_}: {reason}",
+                hint=f"correct the documents or the spec (after `knnex abort {self.alias}`), and run it again",
+            )
+
+    def _blocks(self) -> bool:
+        """Whether writes must be refused during the swap: of others, no log tells what they did last."""
+        return (self.others or self.events is None) if self.options.block is None else self.options.block
+
+    def _swap(self, copier: Copier, comparer: Comparer) -> None:
+        source, target = comparer.source.index, comparer.target.index
+        self.lock.save(step="swap", cursors=checkpoints(self._cursor.shards))
+        if not self._blocks():
+            self._move(source, target, self._heads(target))
+            return
+        for _ in range(_CUTS):
+            # What little is left is encoded before, and not while writers wait.
+            while self._mended(copier, comparer) > FEW:
+                pass
+            began = time.monotonic()
+            try:
+                self._ask(partial(cutover.block, self.lock.by(source)))
+                moved = self._cut(copier, comparer, began)
+            except BaseException:
+                self._release(source)
+                raise
+            stall = time.monotonic() - began
+            if not moved:
+                self._release(source)
+            self.report = replace(self.report, stalls=(*self.report.stalls, round(stall, 3)))
+            if moved:
+                return
+        raise ReindexStopped(
+            f"what others write to {source} cannot be caught up within {self.options.stall} s",
+            hint="try it at a quieter time, or allow a longer stall with --stall",
+        )
+
+    def _cut(self, copier: Copier, comparer: Comparer, began: float) -> bool:
+        """The last changes, with writes refused; whether it was done in time."""
+        self._mended(copier, comparer)
+        heads = self._heads(comparer.target.index)
+        if self._count(comparer.source.index) != self._count(comparer.target.index):
+            if time.monotonic() - began > self.options.stall:
+                return False
+            self._difference(comparer)
+            heads = self._heads(comparer.target.index)
+        if time.monotonic() - began > self.options.stall:
+            return False
+        self._move(comparer.source.index, comparer.target.index, heads)
+        return True
+
+    def _mended(self, copier: Copier, comparer: Comparer) -> int:
+        """What has changed since is made the same, lower versions too: nothing is compared after this."""
+        count = self._round(copier, lambda found: comparer.mend([one.place for one in found]), "swap")
+        self._refuse(self.report.compared.refused)
+        return count
+
+    def _count(self, index: str) -> int:
+        counted: int = self._ask(partial(cutover.count, index))
+        return counted
+
+    def _release(self, index: str) -> None:
+        try:
+            self._ask(partial(cutover.unblock, self.lock.by(index)))
+        except IndexMissing:
+            return  # another coordinator has taken over, and lets them in
+        except KnnexError as error:
+            log.error(
+                "%s still refuses writes; the next run lets them in: %s", index, error,
+                extra={"action": "reindex_blocked", "index": self.alias},
+            )  # fmt: skip
+
+    def _move(self, source: str, target: str, heads: Mapping[int, feed.Head]) -> None:
+        """Swap; what the target gets from here on is what the source will lack."""
+        at = checkpoints({shard: (head.history, head.checkpoint) for shard, head in heads.items()})
+        self.lock.save(kept={**self.lock.control.kept, source: at})
+        # Not tried again: an answer that was lost may have been a yes.
+        try:
+            self.engine.run(cutover.swap(self.alias, source, target, self.lock.control.epoch))
+        except EngineError as error:
+            if self._ask(partial(load, self.alias)).index != target:
+                raise
+            log.info("The answer to the swap was lost: %s", error, extra={"action": "swap_answer_lost"})
