@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .errors import KnnexError
     from .index import AsyncIndex, Index
     from .mappings import Spec, load_spec
-    from .query import F, Hit, Hits, Passage, Query, Text
+    from .query import F, Hit, Hits, Passage, Picture, Query, Text
 
 __version__ = "0.1.0"
 
@@ -25,6 +25,7 @@ _HOMES = {
     "Index": ".index",
     "KnnexError": ".errors",
     "Passage": ".query",
+    "Picture": ".query",
     "Query": ".query",
     "Spec": ".mappings",
     "Text": ".query",
@@ -42,6 +43,7 @@ __all__ = [
     "Index",
     "KnnexError",
     "Passage",
+    "Picture",
     "Query",
     "Spec",
     "Text",

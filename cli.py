@@ -23,7 +23,7 @@ from . import (
     cli_worker,
     screens,
 )
-from .errors import KnnexError
+from .errors import KnnexError, QueryError
 from .screens import print_json as _print_json
 from .settings import settings
 
@@ -119,11 +119,12 @@ def drop(
 @app.command()
 def search(
     index: str,
-    text: Annotated[str, typer.Argument(help="What you look for, in your own words.")],
+    text: Annotated[str | None, typer.Argument(help="What you look for, in your own words.")] = None,
     where: Annotated[
         list[str] | None, typer.Option(help="A strict filter: kind=function, year>=1980, genre!=drama.")
     ] = None,
     lexical: Annotated[list[str] | None, typer.Option(help="Also by words, in these fields: title^2.")] = None,
+    image: Annotated[Path | None, typer.Option(help="By a picture, where the index has embeddings of them.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 5,
     console: Annotated[bool, typer.Option("--console", help="Print the request for Kibana Dev Tools instead.")] = False,
     as_json: Json = False,
@@ -134,12 +135,19 @@ def search(
     from .query import Query
     from .query.conditions import where as narrowed
 
+    if text is None and image is None:
+        raise typer.BadParameter("give a text, or --image FILE")
     with connect(url) as cluster:
         asked = cluster.index(index)
         spec = asked.spec
         query = Query(text).limit(limit)
-        for name in spec.embeddings:
-            query = query.semantic(name)
+        for name, embedding in spec.embeddings.items():
+            if image and embedding.kind == "image":
+                query = query.semantic(name, image=image)
+            elif text is not None:
+                query = query.semantic(name)
+        if image and not any(embedding.kind == "image" for embedding in spec.embeddings.values()):
+            raise QueryError(f"{index!r} has no embedding of pictures", hint="leave --image out, and give a text")
         if lexical:
             query = query.lexical(*lexical)
         for condition in where or ():

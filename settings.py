@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     encoder_url: str | None = Field(default=None, repr=False)
     # Models that `knnex serve` encodes with for others.
     served_models: tuple[str, ...] = ()
+    # The folder that the paths of pictures are seen from; unset, no path is read.
+    images: Path | None = None
+    # Hosts whose pictures are fetched although their addresses are not public.
+    image_hosts: tuple[str, ...] = ()
     # cpu, cuda, mps; unset, the best one there is.
     device: str | None = None
     # Model name -> local directory, for machines that cannot reach the model hub.
@@ -80,7 +84,7 @@ class Settings(BaseSettings):
 
 
 # Settings that are written as JSON.
-_SHAPES = {"models": '{"MODEL": "DIRECTORY"}', "served_models": '["MODEL"]'}
+_SHAPES = {"models": '{"MODEL": "DIRECTORY"}', "served_models": '["MODEL"]', "image_hosts": '["HOST"]'}
 
 
 @cache

@@ -1,10 +1,13 @@
-"""Encoders: text to vectors, with chunking, fingerprints and a cache. Models and torch load only when first used."""
+"""Encoders: text and pictures to vectors, with chunking, fingerprints and a cache.
+
+Models and torch load only when first used.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .base import Encoder, Vectors, check_vectors
+from .base import PROBE, Encoder, Vectors, check_vectors
 from .cache import VectorCache
 from .cached import Encoded, encode_cached
 from .caches import open_cache
@@ -16,14 +19,17 @@ from .redis_cache import RedisVectorCache
 from .registry import KINDS, load_encoder, load_matching, resolve
 
 if TYPE_CHECKING:
+    from .image import ImageEncoder
     from .text import TextEncoder
 
 __all__ = [
     "KINDS",
+    "PROBE",
     "Cache",
     "Chunk",
     "Encoded",
     "Encoder",
+    "ImageEncoder",
     "QueryCache",
     "RedisVectorCache",
     "TextEncoder",
@@ -50,4 +56,8 @@ def __getattr__(name: str) -> object:
         from .text import TextEncoder
 
         return TextEncoder
+    if name == "ImageEncoder":
+        from .image import ImageEncoder
+
+        return ImageEncoder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

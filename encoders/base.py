@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import orjson
@@ -17,9 +17,15 @@ Vectors = NDArray[np.float32]
 # Beyond these lengths one engine or the other refuses a vector, or loses it in float32 arithmetic.
 MIN_NORM, MAX_NORM = 1e-6, 1e6
 
+#: What every encoder reads, for finding out whether it does: to one of pictures a picture, to the others a text.
+PROBE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5Erk"
+    "Jggg=="
+)
+
 
 class Encoder(Protocol):
-    """Turns texts into vectors of one fixed width, with a side for queries and one for documents.
+    """Turns texts, or references to pictures, into vectors of one width, with a side for queries and one for documents.
 
     `revision` is a hash of the model's content; `identity` hashes everything that determines a document's vector except
     the text: revision, document prompt, precision, dims. `max_tokens` is how many tokens of a document fit beside the
@@ -52,6 +58,38 @@ class Encoder(Protocol):
     def count_tokens(self, text: str) -> int:
         """The number of tokens of `text`, special ones not counted."""
         ...
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """An encoder whose documents are references, of which some may lead to nothing that can be read."""
+
+    def encode_readable(self, texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
+        """The vectors, `(n, dims) float32`, and by row why there is none, where it is all NaN."""
+        ...
+
+
+def encode_readable(encoder: Encoder, texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
+    """The vectors of documents, checked, and by row why one has none, where it is all NaN. Raises as the encoder does.
+
+    Texts can all be read: these raise where one fails.
+    """
+    unread: dict[int, str] = {}
+    if isinstance(encoder, Reads):
+        vectors, unread = encoder.encode_readable(texts)
+    else:
+        vectors = encoder.encode_documents(texts)
+    if not unread:
+        return check_vectors(vectors, len(texts), encoder.dims, encoder.name), unread
+    kept = [row for row in range(len(texts)) if row not in unread]
+    return spread(check_vectors(vectors[kept], len(kept), encoder.dims, encoder.name), kept, len(texts)), unread
+
+
+def spread(vectors: Vectors, rows: Sequence[int], count: int) -> Vectors:
+    """The vectors as those rows of `count`; the others are NaN."""
+    whole = np.full((count, vectors.shape[1]), np.nan, dtype=np.float32)
+    whole[list(rows)] = vectors
+    return whole
 
 
 def digest(*parts: Any) -> str:

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from .base import Encoder, Vectors, check_vectors
+from .base import Encoder, Vectors, encode_readable
 from .caching import Cache
 from .fingerprint import cache_key
 
@@ -23,11 +23,15 @@ _pulse: ContextVar[Callable[[], None] | None] = ContextVar("pulse", default=None
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Vectors `(n, dims) float32`, and how many distinct texts were found in the cache and how many were encoded."""
+    """Vectors `(n, dims) float32`, and how many distinct texts were found in the cache and how many were encoded.
+
+    `unread` has the references that could not be read, each with the reason; their rows are NaN.
+    """
 
     vectors: Vectors
     hits: int
     encoded: int
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -40,6 +44,12 @@ def watched(pulse: Callable[[], None]) -> Iterator[None]:
         _pulse.reset(before)
 
 
+def beat() -> None:
+    """Tell who watches this thread that it is at work."""
+    if pulse := _pulse.get():
+        pulse()
+
+
 def encode_cached(encoder: Encoder, cache: Cache | None, texts: Sequence[str]) -> Encoded:
     """The vectors of documents, each distinct text looked up or else encoded once. Raises what the encoder raises.
 
@@ -50,29 +60,30 @@ def encode_cached(encoder: Encoder, cache: Cache | None, texts: Sequence[str]) -
     found = cache.get_many(list(distinct)) if cache is not None else {}
     known = {key: vector for key, vector in found.items() if vector.shape == (encoder.dims,)}
     missing = {key: text for key, text in distinct.items() if key not in known}
-    for fresh in _encoded(encoder, missing):
-        if cache is not None:
+    unread: dict[str, str] = {}
+    for fresh, failed in _encoded(encoder, missing):
+        if cache is not None and fresh:
             cache.put_many(fresh)
         known |= fresh
-    vectors = np.empty((len(texts), encoder.dims), dtype=np.float32)
+        unread |= {missing[key]: reason for key, reason in failed.items()}
+    vectors = np.full((len(texts), encoder.dims), np.nan, dtype=np.float32)
     for row, key in enumerate(keys):
-        vectors[row] = known[key]
-    return Encoded(vectors, hits=len(distinct) - len(missing), encoded=len(missing))
+        if key in known:
+            vectors[row] = known[key]
+    return Encoded(vectors, len(distinct) - len(missing), len(missing) - len(unread), unread)
 
 
-def _encoded(encoder: Encoder, missing: Mapping[bytes, str]) -> Iterator[dict[bytes, Vectors]]:
-    """The vectors of texts by their keys, in parts that a model makes in a reasonable time."""
-    pulse, keys, start, count = _pulse.get(), list(missing), 0, _FIRST
+def _encoded(encoder: Encoder, missing: Mapping[bytes, str]) -> Iterator[tuple[dict[bytes, Vectors], dict[bytes, str]]]:
+    """The vectors of texts by their keys, and why there is none, in parts made in a reasonable time."""
+    keys, start, count = list(missing), 0, _FIRST
     while start < len(keys):
         some = keys[start : start + count]
         began = time.monotonic()
         # Whatever the encoder is: a vector that no engine may hold must not get into the cache either.
-        vectors = check_vectors(
-            encoder.encode_documents([missing[key] for key in some]), len(some), encoder.dims, encoder.name
-        )
+        vectors, unread = encode_readable(encoder, [missing[key] for key in some])
         took = time.monotonic() - began
-        if pulse:
-            pulse()
-        yield dict(zip(some, vectors, strict=True))
+        beat()
+        failed = {some[row]: reason for row, reason in unread.items()}
+        yield {key: row for key, row in zip(some, vectors, strict=True) if key not in failed}, failed
         start += len(some)
         count = max(_FEWEST, count // 2) if took > _SECONDS else count * 2 if took < _SECONDS / 4 else count

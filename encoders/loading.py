@@ -54,6 +54,7 @@ def load_quietly(directory: Path, name: str, device: torch.device, kind: str = "
                 local_files_only=True,
                 trust_remote_code=False,
                 model_kwargs={"use_safetensors": True},
+                **_for_pictures(directory),
             )
     except Exception as error:  # what a damaged or unknown model raises is the libraries' business, and anything
         reason = (
@@ -65,6 +66,12 @@ def load_quietly(directory: Path, name: str, device: torch.device, kind: str = "
         ) from error
     # Some checkpoints are stored in half precision, which a CPU computes slowly or not at all.
     return model.float().eval()
+
+
+def _for_pictures(directory: Path) -> dict[str, Any]:
+    """Pictures are made ready by Pillow, torchvision or not: the two differ in a vector's third digit."""
+    reads = any((directory / name).is_file() for name in ("preprocessor_config.json", "processor_config.json"))
+    return {"processor_kwargs": {"backend": "pil"}} if reads else {}
 
 
 _quiet_lock = threading.RLock()

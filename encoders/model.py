@@ -18,6 +18,7 @@ from .model_files import content_hash, lacking
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 Precision = Literal["float32", "bfloat16"]
 Side = Literal["query", "document"]
@@ -27,6 +28,8 @@ _BUDGET = {"cpu": 4096}
 _BUDGET_ACCELERATOR = 32_768
 # Texts tokenised at once; bounds the memory that a long list takes.
 _WINDOW = 8192
+# What a picture counts for among these: the patches of one, by and large.
+_IMAGE = 128
 # Some tokenizers say "no limit" by an astronomic number.
 _NO_LIMIT = 1 << 20
 # The names under which models keep the prompt of a side, in the order sentence-transformers looks them up.
@@ -48,9 +51,11 @@ class LoadedModel:
             # Pooling and normalisation stay in float32: their sums would lose what the layers kept.
             self.model[0].bfloat16()
         self.revision = content_hash(directory)
+        # What it reads: text, image, or both.
+        self.modalities = frozenset(getattr(self.model, "modalities", ("text",)))
         self.limit = _limit(self.model)
         self.is_plain = _is_plain(self.model)
-        self.dims = int(self._encode_as_library(["probe"], "document", None).shape[1])
+        self.dims = self._probed()
 
     def encode(self, texts: Sequence[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
         """Vectors `(n, dims) float32`, as `encode_query`, `encode_document` give them; no prompt: the model's own."""
@@ -58,6 +63,26 @@ class LoadedModel:
             return np.empty((0, self.dims), dtype=np.float32)
         windows = (texts[start : start + _WINDOW] for start in range(0, len(texts), _WINDOW))
         return np.concatenate([self._encode_window(list(map(clean, window)), side, prompt) for window in windows])
+
+    def encode_images(self, images: Sequence[Image], side: Side) -> NDArray[np.float32]:
+        """Vectors `(n, dims) float32` of pictures, by a model that reads them."""
+        return run_batches(
+            [_IMAGE] * len(images),
+            self.budget,
+            self.dims,
+            lambda rows: self._encode_as_library([{"image": images[i]} for i in rows], side, ""),
+        )
+
+    def _probed(self) -> int:
+        if "text" in self.modalities:
+            return int(self._encode_as_library(self._told_apart(["probe"]), "document", None).shape[1])
+        from PIL.Image import new
+
+        return int(self._encode_as_library([{"image": new("RGB", (64, 64))}], "document", "").shape[1])
+
+    def _told_apart(self, texts: list[str]) -> list[Any]:
+        """Texts for the library, which reads the file or fetches the URL that a text names, if the model has eyes."""
+        return [{"text": text} for text in texts] if "image" in self.modalities else texts
 
     def _encode_window(self, texts: list[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
         prompt = self.prompt(side) if prompt is None else prompt
@@ -67,7 +92,7 @@ class LoadedModel:
                 lengths,
                 self.budget,
                 self.dims,
-                lambda rows: self._encode_as_library([texts[i] for i in rows], side, prompt),
+                lambda rows: self._encode_as_library(self._told_apart([texts[i] for i in rows]), side, prompt),
             )
         ids, types = self._tokenize([prompt + text for text in texts] if prompt else texts)
         return run_batches(
@@ -164,12 +189,12 @@ class LoadedModel:
         vectors: NDArray[np.float32] = embeddings[..., :truncate].float().cpu().numpy()
         return vectors
 
-    def _encode_as_library(self, texts: list[str], side: Side, prompt: str | None) -> NDArray[np.float32]:
+    def _encode_as_library(self, inputs: list[Any], side: Side, prompt: str | None) -> NDArray[np.float32]:
         """The library's own path, for models of which knnex does not know that its own gives the same."""
         encode = self.model.encode_query if side == "query" else self.model.encode_document
         with self._lock:
             vectors = encode(
-                texts, prompt=prompt, batch_size=len(texts), show_progress_bar=False, convert_to_tensor=True
+                inputs, prompt=prompt, batch_size=len(inputs), show_progress_bar=False, convert_to_tensor=True
             )
         return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)
 
@@ -194,6 +219,11 @@ def _padded(rows: list[list[int]], filler: int, right: bool) -> NDArray[np.int64
 def _limit(model: Any) -> int:
     """The longest text the model reads, in tokens with the special ones."""
     limit = model.max_seq_length
+    if limit is not None and limit > _NO_LIMIT:
+        # Of a model of both texts and pictures the library does not look there; it fails on a longer text.
+        config = getattr(getattr(model[0], "config", None), "text_config", None)
+        if positions := getattr(config, "max_position_embeddings", None):
+            limit = model.max_seq_length = positions
     return int(limit) if limit and limit < _NO_LIMIT else _NO_LIMIT
 
 

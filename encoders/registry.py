@@ -3,47 +3,53 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from typing import Protocol
 
 from ..errors import ModelMismatch, SpecError
 from ..mappings import Embedding, Resolved, Spec, Stored
+from ..mappings.embedding import Kind
 from ..settings import settings
 from .base import Encoder
 from .fingerprint import fingerprint
 
 
-def _text(embedding: Embedding) -> Encoder:
-    name, query, document = embedding.encoder, embedding.query_prompt, embedding.document_prompt
-    if url := settings().encoder_url:
-        from .remote import RemoteEncoder
+class Makes(Protocol):
+    """Makes an encoder."""
 
-        return RemoteEncoder(url, name, query_prompt=query, document_prompt=document)
+    def __call__(self, name: str, *, query_prompt: str | None, document_prompt: str | None) -> Encoder: ...  # noqa: D102
+
+
+def _text(name: str, *, query_prompt: str | None, document_prompt: str | None) -> Encoder:
     from .text import TextEncoder
 
-    return TextEncoder(name, query_prompt=query, document_prompt=document)
+    return TextEncoder(name, query_prompt=query_prompt, document_prompt=document_prompt)
 
 
-#: The kinds of encoders; each turns an embedding's declaration into an encoder.
-KINDS: dict[str, Callable[[Embedding], Encoder]] = {"text": _text}
+def _image(name: str, *, query_prompt: str | None, document_prompt: str | None) -> Encoder:  # noqa: ARG001
+    from .image import ImageEncoder
+
+    return ImageEncoder(name, query_prompt=query_prompt)  # nothing is put before a picture
+
+
+#: The kinds of encoders, as an embedding's `kind` has them.
+KINDS: dict[Kind, Makes] = {"text": _text, "image": _image}
 
 _loaded: dict[tuple[str | None, ...], Encoder] = {}
 _lock = threading.Lock()
 
 
-def load_encoder(embedding: Embedding, kind: str = "text", *, anew: bool = False) -> Encoder:
+def load_encoder(embedding: Embedding, *, anew: bool = False) -> Encoder:
     """The encoder that an embedding names; embeddings of one model share its weights. May be called from any thread.
 
-    `anew` asks again what it is: a model in another process may have been exchanged. Raises SpecError when kind or dims
-    do not fit, and what the kind of encoder raises when it cannot be loaded.
+    `anew` asks again what it is: a model in another process may have been exchanged. Raises SpecError when dims do
+    not fit, and what the kind of encoder raises when it cannot be loaded.
     """
-    if kind not in KINDS:
-        raise SpecError(f"there is no encoder of kind {kind!r}", hint=f"the kinds are {', '.join(sorted(KINDS))}")
-    key = (kind, settings().encoder_url, embedding.encoder, embedding.query_prompt, embedding.document_prompt)
+    key = (embedding.kind, settings().encoder_url, embedding.encoder, embedding.query_prompt, embedding.document_prompt)
     encoder = None if anew else _loaded.get(key)
     if encoder is None:
         with _lock:  # once for all who wait for it
             if anew or key not in _loaded:
-                _loaded[key] = KINDS[kind](embedding)
+                _loaded[key] = _made(embedding)
             encoder = _loaded[key]
     if embedding.dims not in (None, encoder.dims):
         raise SpecError(
@@ -51,6 +57,15 @@ def load_encoder(embedding: Embedding, kind: str = "text", *, anew: bool = False
             hint=f"leave dims out, or say {encoder.dims}",
         )
     return encoder
+
+
+def _made(embedding: Embedding) -> Encoder:
+    prompts = {"query_prompt": embedding.query_prompt, "document_prompt": embedding.document_prompt}
+    if url := settings().encoder_url:
+        from .remote import RemoteEncoder
+
+        return RemoteEncoder(url, embedding.encoder, embedding.kind, **prompts)
+    return KINDS[embedding.kind](embedding.encoder, **prompts)
 
 
 def resolve(spec: Spec) -> dict[str, Resolved]:

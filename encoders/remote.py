@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ssl
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
@@ -16,10 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from urllib3.exceptions import HTTPError, ProtocolError
 
 from ..engines.wire import portions
-from ..errors import BadVector, EncoderError, KnnexError, ModelMismatch, ModelUnavailable, SettingsError
+from ..errors import BadVector, EncoderError, KnnexError, ModelMismatch, ModelUnavailable, QueryError, SettingsError
+from ..mappings.embedding import Kind
 from ..settings import settings
 from ..telemetry import hide
-from .base import Vectors, check_vectors
+from .base import Vectors, check_vectors, spread
+from .fetching import tls_context
 from .model import clean
 from .together import Together
 
@@ -37,6 +38,7 @@ class Ask(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     encoder: str
+    kind: Kind = "text"
     query_prompt: str | None = None
     document_prompt: str | None = None
     side: Literal["query", "document", "tokens"]
@@ -46,8 +48,8 @@ class Ask(BaseModel):
 class Told(BaseModel):
     """What is answered: the model's facts as `Encoder` has them, and what was asked for.
 
-    `vectors` is the base64 of `(n, dims)` little-endian float32; `offsets` has the character spans of each text's
-    tokens.
+    `vectors` is the base64 of `(n, dims)` little-endian float32, without the rows of `unread`: those of pictures that
+    could not be read, and why. `offsets` has the character spans of each text's tokens.
     """
 
     model_config = ConfigDict(strict=True)
@@ -57,6 +59,7 @@ class Told(BaseModel):
     dims: int
     max_tokens: int
     vectors: str = ""
+    unread: list[tuple[int, str]] = []
     offsets: list[list[list[int]]] = []
 
 
@@ -68,20 +71,33 @@ class RemoteEncoder:
     """
 
     def __init__(
-        self, url: str, name: str, *, query_prompt: str | None = None, document_prompt: str | None = None
+        self,
+        url: str,
+        name: str,
+        kind: Kind = "text",
+        *,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
     ) -> None:
-        self.url, self.name = _checked(url), name
+        self.url, self.name, self.kind = _checked(url), name, kind
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
         told = self._ask("query", [])
         self.revision, self.identity = told.revision, told.identity
         self.dims, self.max_tokens = told.dims, told.max_tokens
-        self._queries = Together(lambda texts: self._encode("query", texts))
+        self._queries = Together(self._encode_queries)
 
     def __repr__(self) -> str:
         return f"RemoteEncoder({self.url!r}, {self.name!r}, revision={self.revision!r}, dims={self.dims})"
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
         """The vectors of documents, `(n, dims) float32`. Raises BadVector."""
+        vectors, unread = self.encode_readable(texts)
+        if unread:
+            raise EncoderError(next(iter(unread.values())))
+        return vectors
+
+    def encode_readable(self, texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
+        """The vectors of documents, `(n, dims) float32`, and by row why a picture cannot be read there: all NaN."""
         return self._encode("document", texts)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
@@ -100,12 +116,27 @@ class RemoteEncoder:
         """The number of tokens of a text, special ones not counted."""
         return len(self.offsets(text))
 
-    def _encode(self, side: Literal["query", "document"], texts: Sequence[str]) -> Vectors:
-        parts = [
-            self._vectors(self._same(self._ask(side, some)), len(some))
-            for some in portions(texts, MOST_TEXTS, _MOST_CHARACTERS)
-        ]
-        return np.concatenate(parts) if parts else np.empty((0, self.dims), dtype=np.float32)
+    def _encode_queries(self, texts: Sequence[str]) -> Vectors:
+        vectors, unread = self._encode("query", texts)
+        if unread:
+            raise QueryError(next(iter(unread.values())), hint=f"{self.name} at {self.url} says so")
+        return vectors
+
+    def _encode(self, side: Literal["query", "document"], texts: Sequence[str]) -> tuple[Vectors, dict[int, str]]:
+        parts = [np.empty((0, self.dims), dtype=np.float32)]
+        unread: dict[int, str] = {}
+        start = 0
+        for some in portions(texts, MOST_TEXTS, _MOST_CHARACTERS):
+            told = self._same(self._ask(side, some))
+            failed = dict(told.unread)
+            if not failed.keys() <= set(range(len(some))):
+                raise self._nonsense(f"it cannot read the texts {sorted(failed)} of {len(some)}")
+            kept = [row for row in range(len(some)) if row not in failed]
+            made = self._vectors(told, len(kept))
+            parts.append(spread(made, kept, len(some)) if failed else made)
+            unread |= {start + row: reason for row, reason in failed.items()}
+            start += len(some)
+        return np.concatenate(parts), unread
 
     def _vectors(self, told: Told, rows: int) -> Vectors:
         try:
@@ -131,6 +162,7 @@ class RemoteEncoder:
         # Halves of characters have no form in JSON; a model would be given the same in their place.
         ask = Ask(
             encoder=self.name,
+            kind=self.kind,
             query_prompt=self.query_prompt,
             document_prompt=self.document_prompt,
             side=side,
@@ -185,7 +217,7 @@ def _post(url: str, ask: Ask, patience: float) -> urllib3.BaseHTTPResponse:
     headers = {"content-type": "application/json"}
     if token is not None:
         headers["authorization"] = f"Bearer {token.get_secret_value()}"
-    body = orjson.dumps(ask.model_dump())
+    body = orjson.dumps(ask.model_dump(exclude_defaults=True))
     pool, timeout = _pool(), urllib3.Timeout(connect=min(patience, 10.0), read=patience)
 
     def send() -> urllib3.BaseHTTPResponse:
@@ -209,12 +241,4 @@ def _post(url: str, ask: Ask, patience: float) -> urllib3.BaseHTTPResponse:
 @cache
 def _pool() -> urllib3.PoolManager:
     """Connections that are kept open, over TLS only to who proves their name."""
-    context = ssl.create_default_context()
-    if settings().ca_certs:
-        try:
-            context.load_verify_locations(settings().ca_certs)
-        except OSError as error:
-            raise SettingsError(
-                f"KNNEX_CA_CERTS: {settings().ca_certs} cannot be read: {error}", hint="give a file of PEM certificates"
-            ) from None
-    return urllib3.PoolManager(maxsize=8, ssl_context=context)
+    return urllib3.PoolManager(maxsize=8, ssl_context=tls_context())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import EncoderError
+from ..errors import EncoderError, ModelUnavailable
 from .base import Vectors, check_vectors, digest
 from .model import LoadedModel, Precision, Side
 from .model_files import find_model
@@ -38,6 +38,11 @@ class TextEncoder:
         self.name = name
         self.precision = precision
         self.model = shared_model(name, device, precision)
+        if "text" not in self.model.modalities:
+            raise ModelUnavailable(
+                f"model {name!r} reads no text, only {', '.join(sorted(map(str, self.model.modalities)))}",
+                hint="write kind: image in the spec, or use a model of texts",
+            )
         self.query_prompt = self.model.prompt("query") if query_prompt is None else query_prompt
         self.document_prompt = self.model.prompt("document") if document_prompt is None else document_prompt
         self.revision = self.model.revision

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
+from ..encoders import PROBE
 from ..engines import Engine
 from ..errors import EncoderError
 from ..telemetry import span
@@ -235,7 +236,7 @@ def _works(target: Target) -> bool:
     """Whether the models encode anything at all."""
     try:
         for encoder in target.encoders.values():
-            encoder.encode_documents(["word"])
+            encoder.encode_documents([PROBE])
     except Exception as error:  # whatever a model raises
         log.warning("%s encodes not even a word: %s", target.alias, error, extra={"action": "model_failed"})
         return False

@@ -15,7 +15,7 @@ from ..errors import EngineError, RequestRejected
 from ..mappings import PROVENANCE, Stored
 from . import feed
 from .bulk import Patience
-from .feed import Change, Head
+from .feed import Change, Head, object_in
 from .feed_read import patiently
 
 T = TypeVar("T")
@@ -214,11 +214,11 @@ class Reader:
 
     def _looked(self, hit: Mapping[str, Any]) -> Looked:
         spec, source = self.stored.spec, dict(hit.get("_source") or {})
-        held = _object(source.get(PROVENANCE))
+        held = object_in(source.get(PROVENANCE))
         values = {name: value for name in spec.embeddings if (value := source.pop(name, None)) is not None}
         deleted, version = held.get("deleted") is True, held.get("version")
         matched = frozenset(hit.get("matched_queries", ()))
-        noted = frozenset(name for name, one in _object(held.get("vectors")).items() if one is not None)
+        noted = frozenset(name for name, one in object_in(held.get("vectors")).items() if one is not None)
         remains = self._remains(source, matched | noted) if deleted else ()
         return Looked(
             feed._change(spec, {**hit, "_source": source}),
@@ -250,7 +250,3 @@ def _search(index: str, params: Mapping[str, str], body: Mapping[str, Any]) -> F
     if response.body.get("timed_out"):
         raise EngineError(f"the engine gave up on a search of {index}")
     return response
-
-
-def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..encoders import Cache, Encoder, cache_key, chunk
+from ..encoders.base import encode_readable
 from ..engines import Dialect
 from ..errors import InputError
 from ..mappings import Embedding, Resolved, Spec
@@ -27,7 +28,7 @@ class Cost:
     embedding: str
     documents: int
     sampled: int
-    # Texts (chunks, or one a document) and their tokens, as far as the model reads them.
+    # Texts (chunks, or one a document) and their tokens, as far as the model reads them; a picture has none.
     texts: int
     tokens: int
     # Of these texts, those whose vectors the cache holds.
@@ -89,12 +90,14 @@ def _texts(embedding: Embedding, encoder: Encoder, document: Mapping[str, object
 
 
 def measured(encoder: Encoder, texts: Sequence[str], seconds: float) -> float:
-    """Texts a second that the encoder makes here of texts drawn evenly from all; the first batch only warms it up."""
-    encoder.encode_documents(texts[:_BATCH])
+    """Texts a second that the encoder makes here of texts drawn evenly from all; the first batch only warms it up.
+
+    Of pictures with the time to fetch and read them; 0 where none can be read here.
+    """
+    encode_readable(encoder, texts[:_BATCH])
     done, started = 0, time.perf_counter()
     for batch in _around(texts):
-        encoder.encode_documents(batch)
-        done += len(batch)
+        done += len(batch) - len(encode_readable(encoder, batch)[1])
         if (took := time.perf_counter() - started) >= seconds:
             break
     return done / took

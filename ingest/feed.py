@@ -158,13 +158,14 @@ def _hits(spec: Spec, response: Response) -> list[Change]:
 def _change(spec: Spec, hit: Mapping[str, Any]) -> Change:
     document = dict(hit.get("_source") or {})
     # Others write here too: whatever is not as knnex writes it counts as not there.
-    noted = _object(_object(document.pop(PROVENANCE, None)).get("vectors"))
-    made = {name: one for name in spec.embeddings if (one := _object(noted.get(name)))}
+    noted = object_in(object_in(document.pop(PROVENANCE, None)).get("vectors"))
+    made = {name: one for name in spec.embeddings if (one := object_in(noted.get(name)))}
     vectors = frozenset(hit.get("matched_queries", ())) & spec.embeddings.keys()
     return Change(
         hit["_id"], hit.get("_routing"), int(hit["_seq_no"]), int(hit["_primary_term"]), document, made, vectors
     )
 
 
-def _object(value: Any) -> Mapping[str, Any]:
+def object_in(value: Any) -> Mapping[str, Any]:
+    """The value where it is an object, else an empty one."""
     return value if isinstance(value, Mapping) else {}

@@ -104,14 +104,15 @@ def prepare(target: Target, events: Sequence[Event]) -> Prepared:
             without += [Casualty(event, missing)] if missing else []
             for name, passage in found.items():
                 passages[name][event.id] = passage
-    vectors, encoded, cached = _encode(target, passages)
+    vectors, encoded, cached, unread = _encode(target, passages)
+    refused += [Casualty(winners[id_], reason) for id_, reason in unread.items()]
     lost = {casualty.event.id for casualty in refused}
     kept = {id_: event for id_, event in winners.items() if id_ not in lost}
     return Prepared(
         items=[_item(target, event, passages, vectors) for event in kept.values()],
         events=kept,
         covered=[event for event in events if winners[event.id] is not event],
-        without_vector=without,
+        without_vector=[one for one in without if one.event.id not in lost],
         refused=refused,
         encoded=encoded,
         cached=cached,
@@ -154,24 +155,28 @@ def nothing_to_encode(name: str, embedding: Embedding) -> str:
 
 def _encode(
     target: Target, passages: Mapping[str, Mapping[str, Passage]]
-) -> tuple[dict[str, dict[str, Matrix]], int, int]:
-    """The rows of each document by embedding and id; how many texts were encoded, and how many found in the cache."""
+) -> tuple[dict[str, dict[str, Matrix]], int, int, dict[str, str]]:
+    """The rows of each document by embedding and id; how many texts were encoded, and how many found in the cache;
+    and, by id, why a document's picture could not be read."""
     rows: dict[str, dict[str, Matrix]] = {}
+    lost: dict[str, str] = {}
     encoded = cached = 0
     for name, read in passages.items():
         texts = [text for passage in read.values() for text in passage.texts]
         if not texts:
             continue
-        matrix, fresh = _matrix(target, name, texts)
-        encoded, cached = encoded + fresh, cached + len(texts) - fresh
+        matrix, fresh, unread = _matrix(target, name, texts)
+        encoded, cached = encoded + fresh, cached + len(texts) - fresh - sum(text in unread for text in texts)
         rows[name], start = {}, 0
         for id_, passage in read.items():
             end = start + len(passage.texts)
             rows[name][id_], start = matrix[start:end], end
-    return rows, encoded, cached
+            lost |= {id_: f"{name}: {reason}" for text in passage.texts if (reason := unread.get(text))}  # noqa: B035
+    return rows, encoded, cached, lost
 
 
-def _matrix(target: Target, name: str, texts: Sequence[str]) -> tuple[Matrix, int]:
+def _matrix(target: Target, name: str, texts: Sequence[str]) -> tuple[Matrix, int, Mapping[str, str]]:
+    """The rows, NaN for a picture that cannot be read; how many were encoded; and those pictures, with reasons."""
     encoder, embedding = target.encoders[name], target.spec.embeddings[name]
     with _guarded(embedding):
         found = encode_cached(encoder, target.cache, texts)
@@ -180,7 +185,7 @@ def _matrix(target: Target, name: str, texts: Sequence[str]) -> tuple[Matrix, in
         raise EncoderError(f"{embedding.encoder} gave an array of shape {matrix.shape} for {len(texts)} texts")
     if embedding.similarity == "dot_product":  # which both engines define for unit length only
         matrix = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
-    return np.ascontiguousarray(matrix, dtype=np.float32), found.encoded
+    return np.ascontiguousarray(matrix, dtype=np.float32), found.encoded, found.unread
 
 
 @contextmanager

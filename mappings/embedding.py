@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
+Kind = Literal["text", "image"]
 Similarity = Literal["cosine", "dot_product", "l2", "max_inner_product"]
 Quantization = Literal["none", "fp16", "int8", "int4", "binary"]
 ElementType = Literal["float", "bfloat16"]
@@ -68,6 +69,10 @@ class Embedding(Model):
 
     source: str | tuple[str, ...] = Field(
         description="What is encoded: a template, '{title}. {plot}', or a list of fields, [title, plot]."
+    )
+    kind: Kind = Field(
+        default="text",
+        description="What the source is: text, or a reference to a picture (a path, a URL, or the picture in base64).",
     )
     encoder: str = Field(min_length=1, description="The model: a name or a directory.")
     query_prompt: str | None = Field(default=None, description="Put before the text of a query.")
@@ -151,6 +156,19 @@ class Embedding(Model):
             raise Misplaced(("oversample",), f"{self.oversample:g} is less than k itself; write 1 to 10, or 0 for none")
         if self.quantization == "none":
             raise Misplaced(("oversample",), "vectors are not compressed: none needs comparing again; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _a_picture_is_one_field(self) -> Embedding:
+        if self.kind != "image":
+            return self
+        name, *more = self.source_fields
+        if more or self.source not in ((name,), f"{{{name}}}"):
+            raise Misplaced(("source",), f"a picture is in one field and nothing beside it; write [{name}]")
+        if self.chunk is not None:
+            raise Misplaced(("chunk",), "a picture has no passages; leave chunk out")
+        if self.document_prompt is not None:
+            raise Misplaced(("document_prompt",), "nothing is put before a picture; leave document_prompt out")
         return self
 
     @property

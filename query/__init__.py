@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .fields import F
 from .hits import Hit, Hits, Passage
-from .parts import Text
+from .parts import Picture, Text
 from .plan import Plan
 from .planning import plan
 from .profile import Profile, profiled
@@ -16,6 +16,7 @@ __all__ = [
     "Hit",
     "Hits",
     "Passage",
+    "Picture",
     "Plan",
     "Profile",
     "Query",

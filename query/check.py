@@ -10,17 +10,16 @@ import numpy as np
 from ..errors import QueryError, UnknownField
 from ..mappings import Embedding, Resolved, Stored
 from .names import Names
-from .parts import Semantic, Text, own
+from .parts import Picture, Semantic, Text, own
 from .query import Query
-from .values import LENGTH_COUNTS, check_text
+from .values import LENGTH_COUNTS, MAX_K, check_number, check_text, check_whole
 from .words import check_field, check_lexical
 
-#: Engines refuse a deeper page, more neighbours, and more passages of one document.
-MAX_WINDOW = MAX_K = 10_000
-MAX_PASSAGES = 100
+#: Engines return no more passages of one document, or relatives (`index.max_inner_result_window`).
+MAX_INNER = 100
 MAX_EXAMPLES = 1_000
-# The least similarity there is, by metric; -1 for a cosine.
-_LEAST = {"l2": 0.0, "max_inner_product": -math.inf}
+# The least similarity there is and the most, by metric, where it is no cosine.
+_SIMILARITIES = {"l2": (0.0, math.inf), "max_inner_product": (-math.inf, math.inf)}
 
 
 def check(query: Query, stored: Stored) -> None:
@@ -33,9 +32,10 @@ def check(query: Query, stored: Stored) -> None:
             _check_semantic(by, query, names)
         else:
             check_lexical(by, by.text if by.text is not None else query.text, names)
-        _check_number(part.weight, "weight", 0)
+        if part.weight is not None:
+            check_number(part.weight, "weight", 0)
     _check_weights(query)
-    _check_examples(query)
+    _check_examples(query, names)
     for name in query.highlighted:
         check_field(names, name, "highlight")
     if query.highlighted and words_of(query) is None:
@@ -49,8 +49,7 @@ def check_selected(selected: Sequence[str], names: Names) -> None:
         if name in names.spec.embeddings:
             raise QueryError(f"{name} is an embedding: hits do not carry vectors", hint="leave it out of select()")
         if name != names.spec.id and not names.is_nested(name) and not names.has(name):
-            head = name.split(".")[0]
-            names.field(name, head if names.is_nested(head) else None)
+            names.anywhere(name)
 
 
 def words_of(query: Query) -> str | None:
@@ -59,36 +58,20 @@ def words_of(query: Query) -> str | None:
 
 
 def _check_page(query: Query) -> None:
-    check_whole(query.size, "limit", 1, MAX_WINDOW)
-    check_whole(query.start, "offset", 0, MAX_WINDOW)
-    if query.size + query.start > MAX_WINDOW:
+    check_whole(query.size, "limit", 1, MAX_K)
+    check_whole(query.start, "offset", 0, MAX_K)
+    if query.size + query.start > MAX_K:
         raise QueryError(
-            f"offset {query.start:,} + limit {query.size:,} is more than {MAX_WINDOW:,}, which engines refuse",
+            f"offset {query.start:,} + limit {query.size:,} is more than {MAX_K:,}, which engines refuse",
             hint="narrow the query by where()",
         )
     if query.window is not None:
-        check_whole(query.window, "window", 1, MAX_WINDOW)
-    check_whole(query.passage_limit, "passages", 0, MAX_PASSAGES)
+        check_whole(query.window, "window", 1, MAX_K)
+    check_whole(query.passage_limit, "passages", 0, MAX_INNER)
     if query.fusion not in (None, "rrf", "weighted"):
         raise QueryError(f"fuse() does not know {query.fusion!r}", hint="use 'rrf' or 'weighted'")
     if query.text is not None:
         check_text(query.text, "the query's text")
-
-
-def check_whole(value: object, what: str, low: int, high: int) -> None:
-    """Raises QueryError for what is no whole number from `low` to `high`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise QueryError(f"{what} is {value!r:.80}, no whole number", hint=f"give one from {low:,} to {high:,}")
-    if not low <= value <= high:
-        raise QueryError(f"{what} is {value:,}", hint=f"it must be from {low:,} to {high:,}")
-
-
-def _check_number(value: object, what: str, low: float) -> None:
-    if value is None:
-        return
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < low:  # type: ignore[arg-type, operator]
-        raise QueryError(f"{what} is {value!r:.80}", hint=f"give a number from {low:g} on")
 
 
 def _check_weights(query: Query) -> None:
@@ -106,35 +89,55 @@ def _check_semantic(part: Semantic, query: Query, names: Names) -> None:
     names.embedding(part.embedding)
     if part.text is not None:
         check_text(part.text, f"the text for {part.embedding}")
-    if part.text is None and part.vector is None and query.text is None and not query.liked:
+    given = [name for name in ("text", "vector", "image") if getattr(part, name) is not None]
+    if not given and query.text is None and not query.liked:
         raise QueryError(
             f"there is nothing to compare {part.embedding} with",
-            hint="give a text, Query('...'), a vector, or an example, .like('ID')",
+            hint="give a text, Query('...'), a vector, an image, or an example, .like('ID')",
         )
-    if part.text is not None and part.vector is not None:
-        raise QueryError(f"{part.embedding} is given a text and a vector", hint="give one of them")
+    if len(given) > 1:
+        raise QueryError(f"{part.embedding} is given a {' and a '.join(given)}", hint="give one of them")
+    if part.image is not None:
+        check_reads_pictures(part.embedding, spec.embeddings[part.embedding])
     if part.k is not None:
         check_whole(part.k, "k", 1, MAX_K)
     if part.candidates is not None:
         check_whole(part.candidates, "candidates", part.k or 1, MAX_K)
     metric = spec.embeddings[part.embedding].similarity
-    _check_number(part.min_similarity, "min_similarity", _LEAST.get(metric, -1))
+    if part.min_similarity is not None:
+        check_number(part.min_similarity, "min_similarity", *_SIMILARITIES.get(metric, (-1, 1)))
 
 
-def _check_examples(query: Query) -> None:
-    _check_number(query.dislike, "share", 0)
+def _check_examples(query: Query, names: Names) -> None:
+    check_number(query.dislike, "share", 0)
     examples = (*query.liked, *query.disliked)
     if len(examples) > MAX_EXAMPLES:
         raise QueryError(
             f"{len(examples):,} examples; at most {MAX_EXAMPLES:,} are taken", hint="take the best of them"
         )
     for example in examples:
-        check_text(example.text if isinstance(example, Text) else example, "an example")
+        if isinstance(example, Picture):
+            for part in query.parts:
+                if isinstance(part, Semantic):
+                    check_reads_pictures(part.embedding, names.spec.embeddings[part.embedding])
+        else:
+            check_text(example.text if isinstance(example, Text) else example, "an example")
     if examples and not any(isinstance(part, Semantic) for part in query.parts):
         raise QueryError("like() and unlike() compare vectors, and no part does", hint="add .semantic('EMBEDDING')")
-    given = query.text is not None or any(isinstance(part, Semantic) and part.vector for part in query.parts)
+    given = query.text is not None or any(
+        isinstance(part, Semantic) and (part.vector or part.image) for part in query.parts
+    )
     if query.disliked and not query.liked and not given:
         raise QueryError("unlike() alone has no direction", hint="give a text, or what is liked: .like('ID')")
+
+
+def check_reads_pictures(name: str, embedding: Embedding) -> None:
+    """Raises QueryError for an embedding of texts."""
+    if embedding.kind != "image":
+        raise QueryError(
+            f"{name} is an embedding of texts, and is given a picture",
+            hint="ask an embedding of kind image, or give it a text",
+        )
 
 
 def check_vector(vector: Sequence[float], name: str, embedding: Embedding, resolved: Resolved) -> tuple[float, ...]:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..errors import QueryError
 from ..mappings import PROVENANCE, ParentJoin, Spec
-from .check import MAX_K, check_selected, check_whole
+from .check import MAX_INNER, check_selected
 from .names import Names
-from .nodes import ByChild, ByParent, Filter, HasChild, HasParent, Knn, Not, Or, Scoring, Term, both, size_of
+from .nodes import ByChild, ByParent, Filter, HasChild, HasParent, Knn, Or, Scoring, Term, both, size_of
 from .parts import Family, Part, ScoreMode, Semantic, own
 from .query import Query
-from .resolve import MAX_CLAUSES, Resolver
+from .resolve import Resolver
+from .simplify import ALIVE
+from .values import MAX_CLAUSES, MAX_K, check_whole
 
 if TYPE_CHECKING:
     from .plan import Plan
 
-#: Engines return no more inner hits (`index.max_inner_result_window`).
-MAX_INNER = 100
 # Children looked for in each shard for each document wanted: several of the nearest may have the same parent.
 _PER_DOCUMENT = 5
 _LEAST = 100
@@ -58,7 +58,7 @@ def _check(part: Family, query: Query, names: Names) -> None:
     if part.score not in get_args(ScoreMode):
         raise QueryError(f"{what} does not know the score {part.score!r:.80}", hint="use max, avg, sum or min")
     by = part.part
-    if isinstance(by, Semantic) and by.text is None and by.vector is None and query.text is None:
+    if isinstance(by, Semantic) and query.text is None and by.text is None and by.vector is None and by.image is None:
         raise QueryError(
             f"there is nothing to compare {by.embedding} of {what} with",
             hint="give its query a text or a vector; examples of like() are compared with the documents themselves",
@@ -88,7 +88,7 @@ def tree(plan: Plan, position: int, part: Family, by: Scoring, wanted: int) -> S
     """
     parent, join = _relation(plan.stored.spec, part)
     given = plan.within.get(position)
-    held: list[Filter] = [Not(Term(f"{PROVENANCE}.deleted", True)), *([] if given is None else [given])]
+    held: list[Filter] = [ALIVE, *([] if given is None else [given])]
     if isinstance(by, Knn):
         held += [Term(join.field, part.name), _document(part, parent, join, plan.filter)]
         k = _neighbours(part.part, wanted) if isinstance(part.part, Semantic) else by.k

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ..errors import QueryError
+from ..encoders.pictures import MOST_BYTES, bytes_of, data_uri, is_data_uri, shown
+from ..errors import InputError, QueryError
 from .nodes import Filter, RawDsl, both
 from .parts import Text
 
@@ -20,6 +23,29 @@ def floats(vector: Sequence[float] | None) -> tuple[float, ...] | None:
         return tuple(map(float, vector.tolist() if hasattr(vector, "tolist") else vector))
     except (TypeError, ValueError):
         raise QueryError(f"vector is no list of numbers: {vector!r:.80}", hint="give dims floats") from None
+
+
+def uri_of(given: Path | bytes | str) -> str:
+    """A picture as a `data:` URI, the same for each way to give it. Raises QueryError."""
+    what = "the picture"
+    try:
+        if isinstance(given, os.PathLike):
+            what = f"the picture {str(given)!r:.200}"
+            with Path(given).open("rb") as file:
+                return data_uri(file.read(MOST_BYTES + 1))
+        if isinstance(given, str):
+            what = f"the picture {shown(given)}"
+            if not is_data_uri(given):
+                raise InputError("a str is taken for a data: URI", hint="give Path('FILE'), bytes, or 'data:image/...'")
+            return data_uri(bytes_of(given))
+        if isinstance(given, (bytes, bytearray, memoryview)):
+            return data_uri(bytes(given))
+        raise InputError(f"it is {type(given).__name__}", hint="give Path('FILE'), bytes, or 'data:image/...'")
+    except InputError as error:
+        raise QueryError(f"{what} cannot be used: {error}", hint=error.hint) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise QueryError(f"{what} cannot be used: {reason}", hint="correct the path") from None
 
 
 def named(names: tuple[str, ...], method: str) -> tuple[str, ...]:
@@ -62,5 +88,7 @@ def examples(given: tuple[str | Text, ...]) -> tuple[str | Text, ...]:
     """Examples, when each is an id or a Text. Raises QueryError."""
     for one in given:
         if not isinstance(one, (str, Text)):
-            raise QueryError(f"{one!r:.80} is no example", hint="give a document's id, or Text('...')")
+            raise QueryError(
+                f"{one!r:.80} is no example", hint="give a document's id, Text('...'), or Picture(Path('FILE'))"
+            )
     return given

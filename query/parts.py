@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..encoders.pictures import shown
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .hits import Hit
     from .nodes import Filter
 
@@ -29,6 +33,22 @@ class Text:
     text: str
 
 
+@dataclass(frozen=True, init=False)
+class Picture(Text):
+    """A picture as an example: `.like(Picture(Path("dress.jpg")))`; a path, its bytes, or a `data:` URI.
+
+    `text` is the `data:` URI. Raises QueryError for what is no picture.
+    """
+
+    def __init__(self, given: Path | bytes | str) -> None:
+        from .given import uri_of
+
+        object.__setattr__(self, "text", uri_of(given))
+
+    def __repr__(self) -> str:
+        return f"Picture({shown(self.text)})"
+
+
 @dataclass(frozen=True)
 class Semantic:
     """The part of a query that ranks by one embedding."""
@@ -42,6 +62,7 @@ class Semantic:
     min_similarity: float | None = None
     exact: bool = False
     oversample: float | None = None
+    image: Picture | None = None
 
 
 @dataclass(frozen=True)

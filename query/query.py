@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from ..errors import QueryError
@@ -11,7 +12,7 @@ from ..mappings import Spec
 from .finishing import Finishing
 from .given import all_of, as_filter, examples, floats, named
 from .nodes import Filter, HasChild, HasParent, Lookup, Nested
-from .parts import Family, FusionName, Lexical, LexicalType, Normaliser, Part, ScoreMode, Semantic, Text
+from .parts import Family, FusionName, Lexical, LexicalType, Normaliser, Part, Picture, ScoreMode, Semantic, Text
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ class Query(Finishing):
         candidates: int | None = None,
         min_similarity: float | None = None,
         *,
+        image: Path | bytes | str | None = None,
         exact: bool = False,
         oversample: float | None = None,
     ) -> Self:
-        """Rank by an embedding: the `k` documents nearest to the text, or to `vector` (dims floats).
+        """Rank by an embedding: the `k` documents nearest to the text, or to `vector` (dims floats), or to `image`.
 
+        `image` is a picture's path, its bytes, or a `data:` URI (JPEG, PNG, WebP, GIF), for an embedding of pictures.
         `k` is how many are taken (by default as many as are returned, or the window where several parts are fused),
         `candidates` how many each shard looks at (default twice k, 200 or 100 at least). `min_similarity` leaves out
         what is farther, in the metric's units: cosine or dot product at least, l2 distance at most. `weight` counts in
@@ -72,8 +75,9 @@ class Query(Finishing):
         the full vectors, where quantized ones were searched.
         """
         named((embedding,), "semantic")
+        picture = None if image is None else Picture(image)
         part = Semantic(
-            embedding, text, floats(vector), weight, k, candidates, min_similarity, exact, oversample
+            embedding, text, floats(vector), weight, k, candidates, min_similarity, exact, oversample, picture
         )  # fmt: skip
         return replace(self, parts=(*self.parts, part))
 
@@ -122,7 +126,8 @@ class Query(Finishing):
                 hint="the rest is asked of the whole query, outside",
             )
         part = by.parts[0]
-        if part.text is None and by.text is not None and not (isinstance(part, Semantic) and part.vector is not None):
+        given = isinstance(part, Semantic) and not (part.vector is None and part.image is None)
+        if part.text is None and by.text is not None and not given:
             part = replace(part, text=by.text)
         made = Family(relation, name, part, all_of(by.filters), score, inner, by.selected, by.passage_limit)
         return replace(self, parts=(*self.parts, made))
@@ -159,7 +164,7 @@ class Query(Finishing):
         return self.where(Lookup(join, all_of(filters)))
 
     def like(self, *given: str | Text) -> Self:
-        """Rank by nearness to examples: ids of documents, whose stored vectors are used, or `Text`s.
+        """Rank by nearness to examples: ids of documents, whose stored vectors are used, `Text`s, or `Picture`s.
 
         The mean of the examples, and of the query's text if it has one, is searched (Rocchio, 1971); documents given
         as examples are not among the hits.

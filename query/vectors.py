@@ -22,9 +22,11 @@ Encoded = Mapping[str, Mapping[str, Vector]]
 
 
 def text_of(part: Semantic, query: Query) -> str | None:
-    """The text a semantic part searches by, if it does."""
+    """The text a semantic part searches by, if it does; of a picture its `data:` URI."""
     if part.vector is not None:
         return None
+    if part.image is not None:
+        return part.image.text
     return query.text if part.text is None else part.text
 
 
@@ -42,10 +44,10 @@ def encode_texts(query: Query, stored: Stored, encode: Encode) -> Encoded:
             text = text_of(part, query)
             wanted.setdefault(part.embedding, []).extend([*example_texts(query), *([text] if text is not None else [])])
     found: dict[str, dict[str, Vector]] = {}
-    rows: dict[tuple[str, str | None], dict[str, Any]] = {}
+    rows: dict[tuple[str, str, str | None], dict[str, Any]] = {}
     for name, texts in wanted.items():
         embedding = stored.spec.embeddings[name]
-        known = rows.setdefault((embedding.encoder, embedding.query_prompt), {})
+        known = rows.setdefault((embedding.kind, embedding.encoder, embedding.query_prompt), {})
         if texts:
             # Asked without new texts too: there it is checked that the model is the one that filled this embedding.
             known |= _rows(name, embedding, list(dict.fromkeys(text for text in texts if text not in known)), encode)

@@ -1,4 +1,8 @@
-"""`POST /encode`: texts become vectors here, for processes that have no model."""
+"""`POST /encode`: texts and pictures become vectors here, for processes that have no model.
+
+A document of a model of pictures is a reference: it is read here, under the settings of this process, as a worker here
+would read it, and only for who may use the endpoint at all. A query leads nowhere.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,19 @@ from pydantic import ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from ..encoders import TextEncoder, Vectors, encode_queries
+from ..encoders import KINDS, Encoder, Vectors, encode_queries
+from ..encoders.base import encode_readable
 from ..encoders.remote import MOST_TEXTS, Ask, Told
+from ..errors import QueryError
+from ..mappings.embedding import Kind
 from .answers import Declined
 from .body import Budget, is_lines, read_body
 
+
 # Who sends other prompts with each request must not fill the memory with encoders; their weights are shared.
-_encoder = lru_cache(maxsize=64)(TextEncoder)
+@lru_cache(maxsize=64)
+def _encoder(kind: Kind, name: str, query_prompt: str | None, document_prompt: str | None) -> Encoder:
+    return KINDS[kind](name, query_prompt=query_prompt, document_prompt=document_prompt)
 
 
 class Encoding:
@@ -66,12 +76,17 @@ class Encoding:
 
 def _tell(ask: Ask) -> bytes:
     """The answer, as JSON. Raises ModelUnavailable, EncoderError."""
-    encoder = _encoder(ask.encoder, query_prompt=ask.query_prompt, document_prompt=ask.document_prompt)
+    encoder = _encoder(ask.kind, ask.encoder, ask.query_prompt, ask.document_prompt)
     told = Told(revision=encoder.revision, identity=encoder.identity, dims=encoder.dims, max_tokens=encoder.max_tokens)
     if ask.side == "query":
-        told.vectors = _packed(encode_queries(encoder, ask.query_prompt, ask.texts))
+        try:
+            told.vectors = _packed(encode_queries(encoder, ask.query_prompt, ask.texts))
+        except QueryError as error:
+            told.unread = [(row, str(error)) for row in range(len(ask.texts))]
     elif ask.side == "document":
-        told.vectors = _packed(encoder.encode_documents(ask.texts))
+        vectors, unread = encode_readable(encoder, ask.texts)
+        told.unread = list(unread.items())
+        told.vectors = _packed(vectors[[row not in unread for row in range(len(vectors))]])
     else:
         told.offsets = [[list(span) for span in encoder.offsets(text)] for text in ask.texts]
     return orjson.dumps(told.model_dump())

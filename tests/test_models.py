@@ -205,9 +205,6 @@ def test_the_registry_loads_a_model_once_for_all_threads() -> None:
 def test_what_the_spec_says_must_be_so() -> None:
     with pytest.raises(SpecError, match=f"the spec says dims 768, but {MINILM} gives 384"):
         load_encoder(embedding(dims=768))
-    with pytest.raises(SpecError, match="no encoder of kind 'smell'") as caught:
-        load_encoder(embedding(), kind="smell")
-    assert caught.value.hint == "the kinds are text"
 
 
 def test_a_fingerprint_is_of_what_determines_the_vector_and_nothing_else(minilm: TextEncoder, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from deadly import RESOLVED, Deadly, DeadlyTargets, deadly_spec, deadly_target
 from filling import films, held, one_engine, own_log
 
-from knnex.encoders import TextEncoder, VectorCache, resolve
+from knnex.encoders import PROBE, TextEncoder, VectorCache, resolve
 from knnex.engines import Engine
 from knnex.ingest import Event, RedisLog, Target, make_target
 from knnex.mappings import Stored, create
@@ -132,7 +132,7 @@ class Forkless(Deadly):
         super().__init__(notes)
 
     def encode_documents(self, texts: Any) -> Any:
-        if list(texts) == ["word"]:
+        if list(texts) == [PROBE]:
             assert self.notes
             with self.notes.open("a") as file:
                 file.write("fork\n")

@@ -23,7 +23,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from ..encoders import Cache, Encoder, load_matching
+from ..encoders import PROBE, Cache, Encoder, load_matching
 from ..encoders.cached import watched
 from ..errors import EncoderError
 from ..ingest import Event, Target
@@ -213,7 +213,7 @@ def _serve(connection: Connection, target: Target, max_bytes: int | None) -> Non
     _die_first()
     for encoder in (encoder for one in (target, *target.beside) for encoder in one.encoders.values()):
         with suppress(Exception):  # told when a document needs it
-            encoder.encode_documents(["word"])
+            encoder.encode_documents([PROBE])
     if max_bytes is not None:
         _limit_memory(max_bytes)
     connection.send_bytes(ALIVE)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from ...errors import QueryError, UnknownField
 from ...mappings import Spec
-from ..check import words_of
+from ..check import MAX_INNER, words_of
 from ..names import DATE, FLOATS, INTEGERS, Known, Names
 from ..parts import Boost, Collapse, Diversify, Lexical, Rerank, Semantic
 from ..query import Query
-from ..values import check_text
+from ..values import MAX_K, check_number, check_text, check_whole
 
-MAX_TOP = 10_000
-MAX_INNER = 100
 _NUMBERS = frozenset({*INTEGERS, *FLOATS, "scaled_float"})
 _GROUPS = _NUMBERS | DATE | {"keyword", "constant_keyword", "wildcard", "version", "ip", "boolean"}
 
@@ -45,9 +40,9 @@ def _check_boost(boost: Boost, names: Names) -> None:
         raise QueryError(
             f"freshness() needs a date, and {known.name} is of type {known.type}", hint=_those(names, DATE)
         )
-    _check_number(boost.weight, f"the weight of {boost.kind}()", 0, inclusive=True)
+    check_number(boost.weight, f"the weight of {boost.kind}()", 0)
     if boost.half is not None:
-        _check_number(boost.half, "half" if boost.kind == "popularity" else "half_life", 0, inclusive=False)
+        check_number(boost.half, "half" if boost.kind == "popularity" else "half_life", 0, inclusive=False)
 
 
 def _check_collapse(given: Collapse, names: Names) -> None:
@@ -57,7 +52,7 @@ def _check_collapse(given: Collapse, names: Names) -> None:
             f"collapse() groups by whole values, and {known.name} is of type {known.type}",
             hint="name a keyword, number, date or boolean field; a text field may have a keyword multi-field",
         )
-    _check_whole(given.inner, "inner", 0, MAX_INNER)
+    check_whole(given.inner, "inner", 0, MAX_INNER)
 
 
 def _check_rerank(given: Rerank, query: Query, names: Names) -> None:
@@ -75,11 +70,12 @@ def _check_rerank(given: Rerank, query: Query, names: Names) -> None:
     for name in given.fields:
         _check_read(name, names)
     asked = [part for part in query.parts if isinstance(part, (Semantic, Lexical))]
-    if not given.fields and not names.spec.embeddings and not any(isinstance(part, Lexical) for part in asked):
+    texts = any(one.kind == "text" for one in names.spec.embeddings.values())
+    if not given.fields and not texts and not any(isinstance(part, Lexical) for part in asked):
         raise QueryError("rerank() has no field to read", hint="name those with text: .rerank('MODEL', 'title')")
-    _check_whole(given.top, "top of rerank()", 1, MAX_TOP)
+    check_whole(given.top, "top of rerank()", 1, MAX_K)
     if given.deadline is not None:
-        _check_number(given.deadline, "deadline", 0, inclusive=False)
+        check_number(given.deadline, "deadline", 0, inclusive=False)
 
 
 def _check_read(name: str, names: Names) -> None:
@@ -87,8 +83,7 @@ def _check_read(name: str, names: Names) -> None:
         raise UnknownField(
             f"{name!r} is an embedding, it has no text for rerank()", hint="name the fields it is made of"
         )
-    head = name.partition(".")[0]
-    known = names.field(name, head if names.is_nested(head) else None)
+    known = names.anywhere(name)
     if known.type in ("object", "nested"):
         raise QueryError(f"{name} is an object, no text for rerank()", hint=f"name a field in it: '{name}.FIELD'")
 
@@ -101,8 +96,8 @@ def _check_diversify(given: Diversify, names: Names) -> None:
             f"diversify() compares vectors, and index {names.spec.index!r} has none",
             hint="collapse('FIELD') leaves one hit of each kind",
         )
-    _check_number(given.balance, "balance", 0, 1, inclusive=True)
-    _check_whole(given.top, "top of diversify()", 1, MAX_TOP)
+    check_number(given.balance, "balance", 0, 1)
+    check_whole(given.top, "top of diversify()", 1, MAX_K)
 
 
 def _check_sort(query: Query) -> None:
@@ -116,8 +111,7 @@ def _field(name: str, what: str, names: Names) -> Known:
     """A field whose values engines keep by column."""
     if name in names.spec.embeddings:
         raise UnknownField(f"{name!r} is an embedding, {what}() needs a field", hint="name a field of the spec")
-    head = name.partition(".")[0]
-    known = names.field(name, head if names.is_nested(head) else None)
+    known = names.anywhere(name)
     if known.nested is not None:
         raise QueryError(
             f"{known.name} lies in the nested objects {known.nested!r}: {what}() needs one value of a document",
@@ -152,18 +146,3 @@ def _below(mapping: Mapping[str, Any], path: str) -> Mapping[str, Any]:
 def _those(names: Names, types: frozenset[str]) -> str:
     found = [name for name, field in names.spec.fields.items() if field.mapping().get("type") in types]
     return f"of such a type are {', '.join(found)}" if found else "the index has no field of such a type"
-
-
-def _check_whole(value: object, what: str, low: int, high: int) -> None:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:  # type: ignore[operator]
-        raise QueryError(f"{what} is {value!r:.80}", hint=f"give a whole number from {low:,} to {high:,}")
-
-
-def _check_number(value: object, what: str, low: float, high: float = math.inf, *, inclusive: bool) -> None:
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high or (value == low and not inclusive):  # type: ignore[arg-type, operator]
-        bounds = (
-            f"from {low:g} to {high:g}" if high < math.inf else f"from {low:g} on" if inclusive else f"above {low:g}"
-        )
-        raise QueryError(f"{what} is {value!r:.80}", hint=f"give a number {bounds}")

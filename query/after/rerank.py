@@ -37,9 +37,10 @@ def reading(query: Query, stored: Stored) -> tuple[str, ...]:
 
 
 def _default(query: Query, stored: Stored) -> tuple[str, ...]:
+    texts = {name: one for name, one in stored.spec.embeddings.items() if one.kind == "text"}
     embedding = first_embedding(query, stored)
-    if embedding is not None:
-        return stored.spec.embeddings[embedding].source_fields
+    if texts:
+        return texts.get(embedding or "", next(iter(texts.values()))).source_fields
     return tuple(one.partition("^")[0] for part in query.parts if isinstance(part, Lexical) for one in part.fields)
 
 
