@@ -61,6 +61,12 @@ class Named:
             raise QueryError(f"{query!r:.80} is no query", hint="give a text, Query(...), or Query().where(FILTER)")
         return query
 
+    @staticmethod
+    def _several(queries: Sequence[Query | str]) -> list[Query | str]:
+        if isinstance(queries, (str, Query)):
+            raise QueryError(f"search_many() wants a list of queries, not {queries!r:.80}", hint="use search() for one")
+        return list(queries)
+
     def _plan(self, engine: Engine | AsyncEngine, query: Query | str, stored: Stored) -> Plan:
         return plan(self._query(query), stored, engine.dialect, partial(query_vectors, stored))
 
@@ -81,7 +87,8 @@ class Asking(Named):
 
     def search_many(self, queries: Sequence[Query | str]) -> list[Hits]:
         """The hits of each query, asked in one round trip (`_msearch`); one that is wrong fails all of them."""
-        return self._current(lambda: _searched([self.plan(query) for query in queries]))
+        given = self._several(queries)
+        return self._current(lambda: _searched([self.plan(query) for query in given]))
 
     def scan(self, query: Query | str | None = None, *, page: int = 1000) -> Iterator[Hit]:
         """Every hit of a filter or of words, `page` at a time, as of one point in time and in constant memory.
@@ -90,21 +97,16 @@ class Asking(Named):
         for a query with vectors, which rank every document.
         """
         planned = self._cluster.engine.run(prepare(self.plan(Query() if query is None else query)))
-        paging.check(planned, page)
-        return self._scan(planned, page)
+        return self._scan(paging.Scan(planned, page))
 
-    def _scan(self, planned: Plan, size: int) -> Iterator[Hit]:
+    def _scan(self, scan: paging.Scan) -> Iterator[Hit]:
         run = self._cluster.engine.run
-        place = run(paging.opened(planned))
+        run(scan.opened())
         try:
-            while True:
-                hits, after = run(paging.page(planned, place, size))
-                yield from hits
-                if after is None:
-                    break
-                place = after
+            while not scan.over:
+                yield from run(scan.page())
         finally:
-            run(paging.closed(planned, place))
+            run(scan.closed())
 
     def plan(self, query: Query | str) -> Plan:
         """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""
@@ -150,8 +152,9 @@ class AsyncAsking(Named):
 
     async def search_many(self, queries: Sequence[Query | str]) -> list[Hits]:
         """The hits of each query, asked in one round trip (`_msearch`); one that is wrong fails all of them."""
+        given = self._several(queries)
         while True:
-            planned = [await self.plan(query) for query in queries]
+            planned = [await self.plan(query) for query in given]
             found = await (await self._cluster.engine()).run(_searched(planned))
             if found is not None:
                 return found
@@ -161,18 +164,14 @@ class AsyncAsking(Named):
         """`Index.scan`; close it (`aclosing`) where it is not read to its end."""
         run = (await self._cluster.engine()).run
         planned = await run(prepare(await self.plan(Query() if query is None else query)))
-        paging.check(planned, page)
-        place = await run(paging.opened(planned))
+        scan = paging.Scan(planned, page)
+        await run(scan.opened())
         try:
-            while True:
-                hits, after = await run(paging.page(planned, place, page))
-                for hit in hits:
+            while not scan.over:
+                for hit in await run(scan.page()):
                     yield hit
-                if after is None:
-                    break
-                place = after
         finally:
-            await run(paging.closed(planned, place))
+            await run(scan.closed())
 
     async def plan(self, query: Query | str) -> Plan:
         """What would be sent, and what is done on the client: `.explain()`, `.to_dict()`, `.to_console()`."""

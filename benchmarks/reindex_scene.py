@@ -70,9 +70,7 @@ class On:
         for shard, head in heads.items():
             after = -1
             while part := self.engine.run(
-                page(
-                    stored.index, stored.spec, self.engine.dialect, shard, after, head.checkpoint, 5000, ["plot_vector"]
-                )
+                page(stored, self.engine.dialect, shard, after, head.checkpoint, 5000, ["plot_vector"])
             ):
                 after = part[-1].seq_no
                 found |= {

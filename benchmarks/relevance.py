@@ -25,6 +25,7 @@ from search_corpus import EMBEDDING, Matrix
 from verify import engine_at
 
 from knnex import Cluster, Query
+from knnex.encoders import query_vectors
 from knnex.engines import Engine
 from knnex.evaluation import Judgments, ndcg, recall
 from knnex.evaluation.ranking import judged
@@ -97,7 +98,7 @@ def run(engine: Engine, films: Sequence[corpus.Film], judgments: Judgments, mode
     """The figures of every way on one engine."""
     texts = list(judgments.queries.values())
     with corpus.filled(engine, films, model) as stored:
-        rows = corpus.probes(stored, texts)
+        rows = query_vectors(stored, EMBEDDING, texts)
         return {name: figures(rank(engine, stored, texts, rows, way), judgments) for name, way in WAYS.items()}
 
 

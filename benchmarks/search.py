@@ -24,6 +24,7 @@ import search_recall
 import search_text
 from verify import engine_at
 
+from knnex.encoders import query_vectors
 from knnex.engines import Engine
 
 
@@ -40,7 +41,7 @@ class Scene:
 def overhead(scene: Scene) -> dict[str, Any]:
     """C10: a vector in, ids and scores out."""
     with corpus.filled(scene.engine, scene.films, corpus.minilm()) as stored:
-        rows = corpus.probes(stored, scene.texts)
+        rows = query_vectors(stored, corpus.EMBEDDING, scene.texts)
         result = search_overhead.measure(scene.engine, stored, rows, rounds=scene.options.rounds)
     print(search_overhead.table(result))
     return result

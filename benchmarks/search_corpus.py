@@ -17,7 +17,7 @@ from zlib import crc32
 
 import numpy as np
 
-from knnex.encoders import Cache, load_matching, open_cache, resolve
+from knnex.encoders import Cache, open_cache, resolve
 from knnex.engines import Engine, Flow, Request, path_of
 from knnex.evaluation import Judgments, read_judgments
 from knnex.evaluation.exact import vectors
@@ -160,12 +160,6 @@ def held(engine: Engine, stored: Stored) -> Held:
         ids += some
         rows += found
     return Held(ids, _unit(np.concatenate(rows)))
-
-
-def probes(stored: Stored, texts: Sequence[str]) -> Matrix:
-    """The vectors of queries, `(n, dims) float32`."""
-    encoder = load_matching(stored, EMBEDDING)
-    return np.concatenate([encoder.encode_queries(texts[start : start + 64]) for start in range(0, len(texts), 64)])
 
 
 def _unit(rows: Matrix) -> Matrix:

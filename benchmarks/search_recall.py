@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import bench
@@ -18,6 +19,7 @@ import search_corpus as corpus
 from search_corpus import EMBEDDING, Film, Held, Matrix
 
 from knnex import F, Query
+from knnex.encoders import query_vectors
 from knnex.engines import Engine, Request, path_of
 from knnex.mappings import Stored
 from knnex.mappings.apply import write_alias
@@ -29,7 +31,6 @@ DEFAULT = "server's default"
 REFERENCE = "int8_hnsw, 100 candidates, by hand"
 #: Shares of the films that a filter lets through, in percent, and the recall that is to be reached.
 SHARES: dict[int, float] = {100: 0.99, 10: 0.98, 1: 0.98}
-CANDIDATES = (20, 50, 100, 200)
 # Two documents as near as this, as a share of the score, are equally right (as in `knnex.evaluation`).
 _TIE = 1e-4
 _PLAIN: dict[str, dict[str, Any]] = {
@@ -42,15 +43,20 @@ _PLAIN: dict[str, dict[str, Any]] = {
 }
 _WIDTH = {"elasticsearch": "dims", "opensearch": "dimension"}
 
-#: How our own indexes keep the same vectors.
-QUANTIZED: dict[str, dict[str, dict[str, Any]]] = {
-    "elasticsearch": {
-        "none": {},
-        "int8": {"quantization": "int8"},
-        "int8, oversample 2": {"quantization": "int8", "oversample": 2},
-        "binary": {"quantization": "binary"},
-    },
-    "opensearch": {"none": {}, "int8": {"quantization": "int8"}},
+#: (quantization, candidates, oversample): the ways of our own among which C11 and C12 are judged.
+Way = tuple[str, int, float | None]
+SWEEP: dict[str, tuple[Way, ...]] = {
+    "elasticsearch": (
+        *(("none", count, None) for count in (20, 100, 150, 200)),
+        *(("int8", count, 2.0) for count in (100, 150, 200)),
+        ("int8", 100, 3.0),
+        *(("int4", count, 3.0) for count in (100, 200)),
+        *(("binary", count, times) for times in (3.0, 5.0, 10.0) for count in (100, 200)),
+    ),
+    "opensearch": (
+        *(("none", count, None) for count in (20, 50, 100, 200)),
+        *(("int8", count, times) for times in (2.0, 3.0) for count in (20, 50, 100)),
+    ),
 }
 
 Asked = Callable[[Matrix, int], Request]
@@ -65,16 +71,11 @@ class Option:
 
 
 def measure(
-    engine: Engine,
-    films: Sequence[Film],
-    texts: Sequence[str],
-    model: str,
-    *,
-    rounds: int = 3,
-    candidates: Sequence[int] = CANDIDATES,
+    engine: Engine, films: Sequence[Film], texts: Sequence[str], model: str, *, rounds: int = 3
 ) -> dict[str, Any]:
-    """Recall and milliseconds of every option, by the share that a filter lets through."""
-    with options(engine, films, model, candidates) as (held, every, rows_of):
+    """Recall and milliseconds of every option by the share that a filter lets through, and which of ours is the best."""
+    sweep = SWEEP[engine.dialect.product]
+    with options(engine, films, model, sweep) as (held, every, rows_of):
         rows = rows_of(texts)
         result: dict[str, Any] = {"queries": len(texts), "k": K, "rounds": rounds}
         for share, goal in SHARES.items():
@@ -84,19 +85,39 @@ def measure(
             result[f"{share} %"] = {
                 one.name: _figures(times, one.name, found[one.name], kth, scores, goal) for one in every
             }
-    return result
+    return result | {"best": best(result, [_name(*way) for way in sweep])}
+
+
+def best(result: Mapping[str, Any], ours: Sequence[str]) -> dict[str, Any]:
+    """Of our ways that reach the recall the fastest beside the reference: for each share, and for all of them at once."""
+    shares = [f"{share} %" for share in SHARES]
+
+    def slowest(name: str, among: Sequence[str]) -> float:
+        return max(float(result[share][name]["latency / reference"]["median"]) for share in among)
+
+    found: dict[str, Any] = {}
+    for label, among in {**{share: [share] for share in shares}, "all of them": shares}.items():
+        good = [one for one in ours if all(result[share][one]["right"] for share in among)]
+        name = min(good, key=lambda one: slowest(one, among), default=None)
+        found[label] = name and {"way": name, "latency / reference": slowest(name, among)}
+    return found
+
+
+def _name(quantization: str, candidates: int, oversample: float | None) -> str:
+    again = "" if oversample is None else f", oversample {oversample:g}"
+    return f"{quantization}, {candidates} candidates{again}"
 
 
 @contextmanager
 def options(
-    engine: Engine, films: Sequence[Film], model: str, candidates: Sequence[int]
+    engine: Engine, films: Sequence[Film], model: str, sweep: Sequence[Way]
 ) -> Iterator[tuple[Held, list[Option], Callable[[Sequence[str]], Matrix]]]:
-    """Indexes of the same vectors: ours at each quantization, and the server's own default."""
+    """Indexes of the same vectors: ours at each quantization, "none" among them, and the server's own default."""
     product = engine.dialect.product
     with ExitStack() as stack:
         made = {
-            name: stack.enter_context(corpus.filled(engine, films, model, **more))
-            for name, more in QUANTIZED[product].items()
+            name: stack.enter_context(corpus.filled(engine, films, model, quantization=name))
+            for name in dict.fromkeys(way[0] for way in sweep)
         }
         exact = made["none"]
         held = corpus.held(engine, exact)
@@ -107,22 +128,17 @@ def options(
             by_hand = mapping | {"index_options": {"type": "int8_hnsw", "m": 16, "ef_construction": 100}}
             name = stack.enter_context(corpus.plain(engine, by_hand, held, films))
             every.append(Option(REFERENCE, _plain(engine, name, 100)))
-        for name, stored in made.items():
-            every += [Option(f"{name}, {count} candidates", _ours(engine, stored, count)) for count in candidates]
-        for count in candidates[-2:]:
-            past = replace(exact, spec=exact.spec.model_copy(update={"index": write_alias(exact.index)}))
-            every.append(Option(f"none, {count}, tombstones not filtered", _ours(engine, past, count)))
-        if product == "opensearch" and "int8" in made:
-            every += [
-                Option(f"int8, {count} candidates, oversample 2", _ours(engine, made["int8"], count, oversample=2))
-                for count in candidates[-2:]
-            ]
-        yield held, every, lambda texts: corpus.probes(exact, texts)
+        every += [Option(_name(*way), _ours(engine, made[way[0]], *way[1:])) for way in sweep]
+        past = replace(exact, spec=exact.spec.model_copy(update={"index": write_alias(exact.index)}))
+        widest = max(count for name, count, _ in sweep if name == "none")
+        every.append(Option(f"none, {widest}, tombstones not filtered", _ours(engine, past, widest, None)))
+        yield held, every, partial(query_vectors, exact, EMBEDDING)
 
 
-def _ours(engine: Engine, stored: Stored, candidates: int | None, **more: Any) -> Asked:
+def _ours(engine: Engine, stored: Stored, candidates: int, oversample: float | None) -> Asked:
     def request(row: Matrix, share: int) -> Request:
-        query = Query().semantic(EMBEDDING, vector=row.tolist(), candidates=candidates, **more).limit(K).select()
+        part = Query().semantic(EMBEDDING, vector=row.tolist(), candidates=candidates, oversample=oversample)
+        query = part.limit(K).select()
         query = query if share == 100 else query.where(F.share < share)
         return plan(query, stored, engine.dialect, lambda _, texts: np.empty((len(texts), 0))).requests[0]
 
@@ -191,7 +207,8 @@ def _figures(
         "latency / default": bench.ratio(ours, default),
         "latency / reference": bench.ratio(ours, reference),
     }
-    return figures | {"reached": figures["recall"] >= goal and figures["latency / reference"]["median"] <= 1.0}
+    enough = figures["recall"] >= goal
+    return figures | {"right": enough, "reached": enough and figures["latency / reference"]["median"] <= 1.0}
 
 
 def right(found: Sequence[str], scores: Mapping[str, float], least: float) -> float:
@@ -200,7 +217,7 @@ def right(found: Sequence[str], scores: Mapping[str, float], least: float) -> fl
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """A row for each option, its recall and latency by the share that is let through."""
+    """A row for each option, its recall and latency by the share that is let through, and which are the best."""
     shares = [f"{share} %" for share in SHARES]
     head = "".join(f" | {share + ' let through':>26}" for share in shares)
     lines = [f"{'recall@10, p50 ms, by the reference':<40}{head}"]
@@ -210,4 +227,7 @@ def table(result: Mapping[str, Any]) -> str:
             one = result[share][name]
             cells.append(f"{one['recall']:.4f} {one['p50 ms']:>7.3f} ms {one['latency / reference']['median']:>6.2f}")
         lines.append(f"{name:<40}" + "".join(f" | {cell:>26}" for cell in cells))
+    for label, one in result["best"].items():
+        said = f"{one['way']}: {one['latency / reference']:.2f} of the reference" if one else "none reaches the recall"
+        lines.append(f"the best of ours, {label} let through: {said}")
     return "\n".join(lines)

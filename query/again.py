@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..engines import Flow, Request, path_of
-from .answers import Missing, answered
-from .compile import Body, Page, compiler_for
+from ..engines import Flow, Request
+from .answers import Missing, answered, asking
+from .compile import Page, compiler_for
 from .hits import Hit
 from .nodes import Everything, Ids, Nothing
 
@@ -25,12 +25,19 @@ def wanted(plan: Plan) -> bool:
 
 
 def by_ids(
-    plan: Plan, ids: Sequence[str], source: Mapping[str, Any] | bool = False, *, size: int | None = None, **beside: Any
-) -> Body:
-    """The body of a search for documents by id, unranked; `beside` is what else a Page asks of them."""
+    plan: Plan,
+    ids: Sequence[str],
+    source: Mapping[str, Any] | bool = False,
+    *,
+    size: int | None = None,
+    values: Sequence[Any] = (),
+    **beside: Any,
+) -> Request:
+    """The search for documents by id, unranked; `values` are doc values, `beside` is what else a Page asks of them."""
     size = len(ids) if size is None else size
     page = Page(size, source=source, count=False, timeout=plan.query.deadline, **beside)
-    return compiler_for(plan.dialect).search(Everything(Ids(tuple(ids)) if ids else Nothing()), page)
+    body = compiler_for(plan.dialect).search(Everything(Ids(tuple(ids)) if ids else Nothing()), page)
+    return asking(plan.alias, body | ({"docvalue_fields": values} if values else {}))
 
 
 def look(plan: Plan, hits: Sequence[Hit], missing: Missing) -> Flow[tuple[Sequence[Hit], Mapping[str, Any]]]:
@@ -39,8 +46,8 @@ def look(plan: Plan, hits: Sequence[Hit], missing: Missing) -> Flow[tuple[Sequen
         return hits, {}
     size = len(hits) if plan.post is not None else 0
     asked = plan.query.aggregations
-    body = by_ids(plan, [hit.id for hit in hits], size=size, post=plan.post, aggregations=asked)
-    answer = answered((yield Request("POST", path_of(plan.alias, "_search"), body=body)), missing)
+    request = by_ids(plan, [hit.id for hit in hits], size=size, post=plan.post, aggregations=asked)
+    answer = answered((yield request), missing)
     left = {one["_id"] for one in answer["hits"]["hits"]}
     kept = hits if plan.post is None else [hit for hit in hits if hit.id in left]
     return kept, answer.get("aggregations") or {}

@@ -1,17 +1,24 @@
-"""Reading answers: a search is whole or it is an error, unless what is missing may be told instead."""
+"""Asking, and reading answers: a search is whole or it is an error, unless what is missing may be told instead."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..engines import Response
+from ..engines import Request, Response, path_of
 from ..engines.gate import refused
 from ..errors import EngineError
 
 Answer = Mapping[str, Any]
 #: Where what is missing is written down; None where nothing may be missing.
 Missing = list[str] | None
+
+
+def asking(alias: str, *bodies: Mapping[str, Any]) -> Request:
+    """One search, or several in one round trip."""
+    if len(bodies) == 1:
+        return Request("POST", path_of(alias, "_search"), body=bodies[0])
+    return Request("POST", path_of(alias, "_msearch"), body=tuple(line for body in bodies for line in ({}, body)))
 
 
 def answered(response: Response, missing: Missing = None) -> Answer:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import orjson
 
 from ..errors import QueryError, UnknownField
 from .names import TEXT, Names
-from .parts import Semantic
+from .parts import Semantic, own
 from .query import Query
+from .values import check_number
 
 _NORMALISERS = ("min_max", "z_score", "l2", "none")
 # Engines take ten of them at most times k.
@@ -25,9 +25,10 @@ def check_results(query: Query, names: Names) -> None:
             f"fuse() does not know normalise={query.normaliser!r:.40}", hint=f"use one of {', '.join(_NORMALISERS)}"
         )
     for part in query.parts:
-        if isinstance(part, Semantic):
-            _check_breadth(part)
-    _check_deadline(query.deadline)
+        if isinstance(by := own(part), Semantic):
+            _check_breadth(by)
+    if query.deadline is not None:
+        check_number(query.deadline, "the time of within(), in seconds,", 0, inclusive=False)
     _check_aggregations(query.aggregations)
     for one in query.sorted_by:
         _check_order(one.field, names)
@@ -44,20 +45,8 @@ def _check_breadth(part: Semantic) -> None:
             f"{part.embedding} is asked exactly and for {part.candidates} candidates",
             hint="leave candidates out: an exact search looks at every vector",
         )
-    given = part.oversample
-    if given is None:
-        return
-    number = isinstance(given, (int, float)) and not isinstance(given, bool)
-    if not number or not 1 <= given <= _MOST_OVERSAMPLE:
-        raise QueryError(f"oversample is {given!r:.40}", hint=f"give a number from 1 to {_MOST_OVERSAMPLE:g}")
-
-
-def _check_deadline(seconds: object) -> None:
-    if seconds is None:
-        return
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-    if not number or not math.isfinite(seconds) or seconds <= 0:  # type: ignore[arg-type, operator]
-        raise QueryError(f"within({seconds!r:.40}) is no time", hint="give seconds, such as 0.5")
+    if part.oversample is not None:
+        check_number(part.oversample, "oversample", 1, _MOST_OVERSAMPLE)
 
 
 def _check_aggregations(given: Mapping[str, object]) -> None:

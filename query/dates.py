@@ -36,6 +36,8 @@ _EPOCH_TEXT = re.compile(r"-?\d{1,18}(?:\.\d{1,6})?", re.ASCII)
 _STEP = r"[+-](?:\d{0,6}[yM]|\d{0,9}[wdhHms])|/[yMwdhHms]"
 _MATHS = re.compile(rf"(?:now|(?P<anchor>.+?)\|\|)(?P<steps>(?:{_STEP})*)", re.ASCII | re.DOTALL)
 _LONGEST = 100
+# Numbers that are meant for years, and would be the first seconds of 1970.
+_YEARS = range(1000, 3000)
 
 _PARTS = re.compile(r"(?P<part>([yuMdHmsS])\2*)|'(?P<quoted>[^']*)'|(?P<literal>[-/.:_ ,])")
 _DIGITS = {**dict.fromkeys(("yyyy", "uuuu"), r"\d{4}"), **dict.fromkeys("MdHms", r"\d\d?")}
@@ -68,6 +70,8 @@ def read(value: Any, known: Known) -> Moment:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
+        if value in _YEARS:
+            raise _wrong(value, known, f": a number is milliseconds since 1970, and the year is {str(value)!r}")
         return _instant(_of_milliseconds(value), known)
     raise _wrong(value, known)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..engines import Flow, Request, path_of
-from .answers import answered
+from ..engines import Flow, Request
+from .answers import answered, asking
 from .compile import Page, compiler_for
-from .compile.base import WIDEST
 from .nodes import Everything, Filter, Knn, Range
 from .parts import Semantic
+from .values import MAX_K
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -57,7 +57,7 @@ def pieces(plan: Plan) -> Flow[Pieces]:
 def _pieces(plan: Plan, tree: Knn) -> Flow[tuple[Filter, ...]]:
     answer = answered((yield counting(plan, tree)))
     last = answer["aggregations"]["last"]["value"]
-    if last is None or _vectors(tree, answer["aggregations"], answer["hits"]["total"]["value"]) <= WIDEST:
+    if last is None or _vectors(tree, answer["aggregations"], answer["hits"]["total"]["value"]) <= MAX_K:
         return ()
     width = max(1, int(last) // _BUCKETS + 1)
     histogram = {"field": _NUMBER, "interval": width, "min_doc_count": 1}
@@ -67,7 +67,7 @@ def _pieces(plan: Plan, tree: Knn) -> Flow[tuple[Filter, ...]]:
     if bounds is None or len(bounds) > MAX_PIECES:
         raise plan.dialect.decline(
             f"an exact search of so many vectors of {tree.field}",
-            f"without scripts it compares {WIDEST:,} at a time, {MAX_PIECES} times at most",
+            f"without scripts it compares {MAX_K:,} at a time, {MAX_PIECES} times at most",
             "narrow it by where(), leave exact out, or declare index: flat, which is always exact",
         )
     return tuple(Range(_NUMBER, gte=low, lt=high) for low, high in bounds)
@@ -76,11 +76,11 @@ def _pieces(plan: Plan, tree: Knn) -> Flow[tuple[Filter, ...]]:
 def _bounds(buckets: Sequence[tuple[int, int]]) -> list[tuple[int | None, int | None]] | None:
     """Ranges of sequence numbers with no more vectors than are compared at once; None where one bucket has more."""
     starts: list[int] = []
-    held = WIDEST + 1
+    held = MAX_K + 1
     for start, count in buckets:
-        if count > WIDEST:
+        if count > MAX_K:
             return None
-        if held + count > WIDEST:
+        if held + count > MAX_K:
             starts.append(start)
             held = 0
         held += count
@@ -89,7 +89,7 @@ def _bounds(buckets: Sequence[tuple[int, int]]) -> list[tuple[int | None, int | 
 
 def _asked(plan: Plan, tree: Knn, aggregations: Mapping[str, Any]) -> Request:
     body = compiler_for(plan.dialect).search(Everything(tree.filter), Page(0, source=False, aggregations=aggregations))
-    return Request("POST", path_of(plan.alias, "_search"), body=body | {"track_total_hits": True})
+    return asking(plan.alias, body | {"track_total_hits": True})
 
 
 def _chunks(tree: Knn) -> dict[str, Any]:

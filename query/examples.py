@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engines import Flow, Request, path_of
+from ..engines import Flow, Request
 from ..errors import QueryError
+from .again import by_ids
 from .answers import answered
 from .check import check_vector
 from .parts import Semantic, Text
@@ -25,12 +26,7 @@ def request(plan: Plan) -> Request:
     """The search that fetches the examples' vectors."""
     names = dict.fromkeys(part.embedding for part in plan.query.parts if isinstance(part, Semantic))
     includes = [plan.stored.spec.vector_path(name) for name in names]
-    body = {
-        "size": len(plan.examples),
-        "query": {"ids": {"values": list(plan.examples)}},
-        "_source": plan.dialect.source_with_vectors(includes),
-    }
-    return Request("POST", path_of(plan.alias, "_search"), body=body)
+    return by_ids(plan, plan.examples, plan.dialect.source_with_vectors(includes))
 
 
 def fetch(plan: Plan) -> Flow[Sources]:
@@ -65,17 +61,21 @@ def combined(plan: Plan, sources: Sources) -> dict[int, Vector | None]:
 
 
 def _vector(plan: Plan, name: str, example: str | Text, sources: Sources) -> np.ndarray[Any, Any]:
-    """The vector of an example; of a document in chunks, the mean of theirs."""
+    """The vector of an example."""
     if isinstance(example, Text):
         return np.asarray(plan.texts[name][example.text], dtype=np.float64)
-    stored = sources[example].get(name)
-    embedding = plan.stored.spec.embeddings[name]
-    if embedding.chunk and stored:
-        chunks = stored if isinstance(stored, list) else [stored]
-        rows = [np.asarray(chunk["vector"], dtype=np.float64) for chunk in chunks]
-        return np.asarray(
-            np.mean(rows if embedding.similarity in LENGTH_COUNTS else [unit(row) for row in rows], axis=0)
-        )
-    if not stored:
+    found = of_document(sources[example].get(name), plan.stored.spec.embeddings[name].similarity)
+    if found is None:
         raise QueryError(f"document {example!r} has no {name}", hint="give one that is embedded, or Text('...')")
-    return np.asarray(stored, dtype=np.float64)
+    return found
+
+
+def of_document(stored: Any, metric: str) -> np.ndarray[Any, Any] | None:
+    """A document's vector from its `_source`, of one in chunks the mean of theirs; None where it has none."""
+    if not stored:
+        return None
+    if isinstance(stored, list) and not isinstance(stored[0], Mapping):
+        return np.asarray(stored, dtype=np.float64)
+    chunks = stored if isinstance(stored, list) else [stored]
+    rows = [np.asarray(chunk["vector"], dtype=np.float64) for chunk in chunks]
+    return np.asarray(np.mean(rows if metric in LENGTH_COUNTS else [unit(row) for row in rows], axis=0))

@@ -23,16 +23,16 @@ _SEVERAL = (list, tuple, set, frozenset, range, Mapping, np.ndarray)
 class Field:
     """A field by its name; comparing it makes a filter, and asks nothing."""
 
-    __slots__ = ("name",)
+    __slots__ = ("_name",)
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self._name = name
 
     def __repr__(self) -> str:
-        return f"F.{self.name:.80}" if self.name.isidentifier() else f"F[{self.name!r:.80}]"
+        return f"F.{self._name:.80}" if self._name.isidentifier() else f"F[{self._name!r:.80}]"
 
     def __hash__(self) -> int:
-        return hash(self.name)
+        return hash(self._name)
 
     def __bool__(self) -> bool:
         raise QueryError(
@@ -41,30 +41,30 @@ class Field:
 
     def __eq__(self, value: object) -> Filter:  # type: ignore[override]
         """The field holds this value; `== None`: it holds none."""
-        return Not(Exists(self.name)) if value is None else Term(self.name, self._one(value))
+        return Not(Exists(self._name)) if value is None else Term(self._name, self._one(value))
 
     def __ne__(self, value: object) -> Filter:  # type: ignore[override]
         """The field does not hold this value (or none at all); `!= None`: it holds any."""
-        return Exists(self.name) if value is None else Not(Term(self.name, self._one(value)))
+        return Exists(self._name) if value is None else Not(Term(self._name, self._one(value)))
 
     def __lt__(self, value: object) -> Filter:
-        return Range(self.name, lt=self._bound(value))
+        return Range(self._name, lt=self._bound(value))
 
     def __le__(self, value: object) -> Filter:
-        return Range(self.name, lte=self._bound(value))
+        return Range(self._name, lte=self._bound(value))
 
     def __gt__(self, value: object) -> Filter:
-        return Range(self.name, gt=self._bound(value))
+        return Range(self._name, gt=self._bound(value))
 
     def __ge__(self, value: object) -> Filter:
-        return Range(self.name, gte=self._bound(value))
+        return Range(self._name, gte=self._bound(value))
 
     def __contains__(self, value: object) -> bool:
         raise QueryError(f"`in {self!r}` cannot be asked", hint=f"write {self!r} == {value!r}: it holds for lists too")
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"a field has no {name!r}: it has {_METHODS}; write F['{self.name}.{name}'] for a subfield"
+            f"a field has no {name!r}: it has {_METHODS}; write F['{self._name}.{name}'] for a subfield"
         )
 
     def between(self, low: object, high: object) -> Filter:
@@ -72,7 +72,7 @@ class Field:
         if low is None and high is None:
             raise QueryError(f"{self!r}.between(None, None) excludes nothing", hint="give a bound, or use .exists()")
         return Range(
-            self.name,
+            self._name,
             gte=None if low is None else self._bound(low),
             lte=None if high is None else self._bound(high),
         )
@@ -89,36 +89,36 @@ class Field:
                 f"{self!r}.isin() is given more than {MAX_VALUES:,} values",
                 hint="use .between(), ask in several queries, or declare a lookup join and use where_lookup()",
             )
-        return Terms(self.name, listed)
+        return Terms(self._name, listed)
 
     def exists(self) -> Filter:
         """The field holds any value; for an embedding: the document has its vector."""
-        return Exists(self.name)
+        return Exists(self._name)
 
     def startswith(self, prefix: str, *, case_sensitive: bool = True) -> Filter:
         """The field, a keyword, holds a value that starts with `prefix`."""
-        return Prefix(self.name, self._text(prefix, "startswith"), case_sensitive)
+        return Prefix(self._name, self._text(prefix, "startswith"), case_sensitive)
 
     def matches(self, pattern: str, *, case_sensitive: bool = True) -> Filter:
         """The field, a keyword, holds a value of this form: `?` is one character, `*` any number of them.
 
         `\\*` and `\\?` are themselves. The whole value is compared. Without case, a to z equal A to Z and no others.
         """
-        return Wildcard(self.name, self._text(pattern, "matches"), case_sensitive)
+        return Wildcard(self._name, self._text(pattern, "matches"), case_sensitive)
 
     def regexp(self, pattern: str, *, case_sensitive: bool = True) -> Filter:
         """The field, a keyword, holds a value that a regular expression matches as a whole.
 
         `. | ( ) [ ] ? * +`, `{2,3}`, `\\d`, `\\s` and `\\w` are known, and mean what they mean in Python.
         """
-        return Regexp(self.name, self._text(pattern, "regexp"), case_sensitive)
+        return Regexp(self._name, self._text(pattern, "regexp"), case_sensitive)
 
     def near(self, lat: float, lon: float, distance: str | float) -> Filter:
         """The field, a geo_point, holds a place at most so far away: `near(52.5, 13.4, "10km")`, or metres.
 
         Degrees, on a sphere of the Earth's mean radius; units are m, km, mi, yd, ft, in, cm, mm, nmi.
         """
-        return Near(self.name, *point(lat, lon, f"{self!r}.near()"), metres(distance, repr(self)))
+        return Near(self._name, *point(lat, lon, f"{self!r}.near()"), metres(distance, repr(self)))
 
     def within_box(self, *, top_left: tuple[float, float], bottom_right: tuple[float, float]) -> Filter:
         """The field, a geo_point, holds a place in a box of two corners, each (latitude, longitude) in degrees.
@@ -126,14 +126,14 @@ class Field:
         A box whose left is east of its right crosses the date line. Its edges are as exact as engines keep places, to
         about a centimetre.
         """
-        return WithinBox(self.name, *box(top_left, bottom_right, repr(self)))
+        return WithinBox(self._name, *box(top_left, bottom_right, repr(self)))
 
     def any(self, *filters: Filter | Mapping[str, Any] | Any) -> Filter:
         """One object of this field, a nested one, fulfils every filter by itself; nested fields may hold others."""
         inner = all_of(filters)
         if inner is None:
             raise QueryError(f"{self!r}.any() has no filter", hint=f"for example {self!r}.any(F.name == 'x')")
-        return Nested(self.name, inner)
+        return Nested(self._name, inner)
 
     def _text(self, value: str, method: str) -> str:
         if not isinstance(value, str):

@@ -21,7 +21,7 @@ class Finishing:
     """What happens to hits after they were found and fused; every method returns a new query."""
 
     post: tuple[Filter, ...] = ()
-    aggregations: Aggregations = field(default_factory=dict)
+    aggregations: Aggregations = field(default_factory=dict, hash=False)
     collapsed: Collapse | None = None
     boosts: tuple[Boost, ...] = ()
     kept: tuple[Keep, ...] = ()
@@ -97,8 +97,9 @@ class Finishing:
         made = tuple(Sort(one.removeprefix("-"), one.startswith("-")) for one in named(fields, "sort"))
         return replace(self, sorted_by=made)
 
-    def within(self, seconds: float, *, partial: bool = False) -> Self:
+    def within(self, seconds: timedelta | float, *, partial: bool = False) -> Self:
         """Raise EngineError where it takes longer; `partial` returns what there is, `hits.missing` says what not."""
+        seconds = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
         return replace(self, deadline=seconds, partial=partial or self.partial)
 
     def allow_partial(self) -> Self:

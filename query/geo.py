@@ -7,9 +7,8 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-import numpy as np
-
 from ..errors import QueryError
+from .values import is_number
 
 #: Metres in each unit that both engines know.
 UNITS = {
@@ -42,7 +41,7 @@ def metres(distance: Any, field: str) -> float:
                 f"{field}.near(): {unit!r} is no unit" + (f"; did you mean {close[0]!r}?" if close else ""),
                 hint="use m, km, mi, yd, ft, in, cm, mm or nmi",
             )
-    if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):
+    if not is_number(number):
         raise _no_distance(distance, field)
     made = float(number) * UNITS[unit]
     if not math.isfinite(made) or made <= 0:
@@ -59,8 +58,7 @@ def _no_distance(distance: Any, field: str) -> QueryError:
 def point(lat: Any, lon: Any, what: str) -> tuple[float, float]:
     """A latitude and a longitude in degrees. Raises QueryError."""
     for value, name, limit in ((lat, "latitude", 90), (lon, "longitude", 180)):
-        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or abs(value) > limit:
+        if not is_number(value) or abs(value) > limit:
             raise QueryError(
                 f"{what}: {value!r:.80} is no {name}",
                 hint=f"a {name} is a number from -{limit} to {limit}; the latitude is first, the longitude second",

@@ -175,25 +175,12 @@ def _relatives(relation: str, found: Mapping[str, Any], spec: Spec, part: str) -
 
 def _chunks(path: str, inner: Mapping[str, Any]) -> Iterator[Passage]:
     for raw in inner["hits"]["hits"]:
-        chunk = _chunk(path, raw)
+        source = raw.get("_source") or {}
+        # A chunk's own fields stand there by themselves, or under the path.
+        chunk = value_at(source, path, source)
         yield Passage(
             text=str(chunk.get("text", "")),
             start=int(chunk.get("start", 0)),
             end=int(chunk.get("end", 0)),
             score=float(raw.get("_score") or 0.0),
         )
-
-
-def _chunk(path: str, raw: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A chunk's own fields.
-
-    In `_source` they stand by themselves or under the path; in `fields` Elasticsearch nests them below the path,
-    OpenSearch writes `path.text`, and both put every value in a list.
-    """
-    source = value_at(raw.get("_source") or {}, path, raw.get("_source") or {})
-    if source:
-        return source  # type: ignore[no-any-return]
-    fields = raw.get("fields") or {}
-    nested = fields.get(path)
-    flat = nested[0] if nested else {key.removeprefix(f"{path}."): value for key, value in fields.items()}
-    return {key: value[0] if isinstance(value, list) else value for key, value in flat.items()}

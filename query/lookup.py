@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from ..engines import Flow, Request, path_of
+from ..engines import Flow, Request
 from ..errors import QueryError
 from ..mappings import PROVENANCE, LookupJoin, Stored, load
 from . import paging
-from .answers import answered
+from .answers import answered, asking
 from .compile import Page, compiler_for
 from .hits import Hit
 from .names import DATE, TEXT, Known, Names
-from .nodes import Everything, Filter, Ids, Lookup, Not, Nothing, Or, Term, Terms, both
+from .nodes import Everything, Filter, Ids, Lookup, Nothing, Or, Terms, both
 from .resolve import Resolver
-from .simplify import simplified
+from .simplify import ALIVE, simplified
 from .values import MAX_TERMS, plain, reachable
 
 if TYPE_CHECKING:
@@ -129,9 +129,8 @@ def _ids(plan: Plan, side: Side, lookup: Lookup) -> Flow[list[Any]]:
     response = yield plan.dialect.open_pit(side.stored.index, paging.KEEP)
     pit = plan.dialect.pit_of(response.body)
     # The point in time is the version's own, which the filter of the alias does not reach.
-    given = Not(Term(f"{PROVENANCE}.deleted", True))
     body = compiler_for(plan.dialect).search(
-        Everything(given if side.filter is None else both((given, side.filter))),
+        Everything(ALIVE if side.filter is None else both((ALIVE, side.filter))),
         Page(size=_BATCH, source=False, count=False),
     ) | {"pit": {"id": pit, "keep_alive": paging.KEEP}, "sort": [{"_shard_doc": "asc"}]}
     found: list[Any] = []
@@ -187,7 +186,7 @@ def _keys_request(plan: Plan, side: Side, after: Any) -> Request:
         if after is not None:
             composite["after"] = after
         body |= {"track_total_hits": False, "aggs": {"keys": {"composite": composite}}}
-    return Request("POST", path_of(side.alias, "_search"), body=body)
+    return asking(side.alias, body)
 
 
 def join(plan: Plan, name: str, sides: Sequence[Side], hits: Sequence[Hit]) -> Flow[list[Hit]]:
@@ -213,7 +212,7 @@ def _joined_request(plan: Plan, side: Side, given: Filter, values: list[Any]) ->
         buckets = {"field": side.join.key, "include": values, "size": len(values)}
         first = {"first": {"top_hits": {"size": 1, "_source": source}}}
         body |= {"track_total_hits": False, "aggs": {"keys": {"terms": buckets, "aggs": first}}}
-    return Request("POST", path_of(side.alias, "_search"), body=body)
+    return asking(side.alias, body)
 
 
 def _documents(side: Side, answer: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -58,6 +58,11 @@ class Names:
             raise self.unknown("field", name, there, f" in {nested}" if nested else "")
         return known
 
+    def anywhere(self, name: str) -> Known:
+        """The field of that path, in nested objects too. Raises UnknownField."""
+        head = name.partition(".")[0]
+        return self.field(name, head if self.is_nested(head) else None)
+
     def has(self, name: str) -> bool:
         """Whether a field has that name."""
         return name in self._fields

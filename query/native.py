@@ -36,7 +36,7 @@ def check(plan: Plan) -> None:
 def body(plan: Plan, page: Page) -> Body:
     """One search that asks for all parts and fuses them."""
     compiler = compiler_for(plan.dialect)
-    hybrid = {"queries": [compiler.visit(leg.tree)["query"] for leg in plan.legs], "pagination_depth": plan.window}
+    hybrid = {"queries": [compiler.scored(leg.tree) for leg in plan.legs], "pagination_depth": plan.window}
     made = {"query": {"hybrid": hybrid}} | compiler.page(page)
     return made | {"search_pipeline": {"phase_results_processors": [_processor(plan)]}}
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..engines import Flow, Request
 from ..errors import QueryError
 from ..mappings import ALIVE
 from .answers import answered
-from .check import MAX_WINDOW
+from .compile import Body
 from .hits import Hit, parse_hit
+from .values import MAX_K, check_whole
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -22,18 +22,9 @@ KEEP = "5m"
 SHARD_DOC = {"elasticsearch": (7, 12), "opensearch": (3, 3)}
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a scan stands: the point in time, and the sort values of the last hit."""
-
-    pit: str
-    after: Sequence[Any] | None = None
-
-
 def check(plan: Plan, size: int) -> None:
     """Raises QueryError for a query whose hits have no last page, and for a page of another size than engines take."""
-    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= MAX_WINDOW:
-        raise QueryError(f"a page of {size!r:.40} hits", hint=f"give a whole number from 1 to {MAX_WINDOW:,}")
+    check_whole(size, "page", 1, MAX_K)
     if not plan.counted:
         raise QueryError(
             "scan() goes through all that match, and vectors rank every document",
@@ -46,34 +37,46 @@ def check(plan: Plan, size: int) -> None:
         )
 
 
-def opened(plan: Plan) -> Flow[Place]:
-    """A point in time of the index that is searched."""
-    response = yield plan.dialect.open_pit(plan.stored.index, KEEP)
-    return Place(plan.dialect.pit_of(response.body))
+class Scan:
+    """Going through all hits: `opened()`, `page()` until it is `over`, and `closed()` whatever happened."""
+
+    def __init__(self, plan: Plan, size: int) -> None:
+        check(plan, size)
+        self.over = False
+        self._plan, self._size = plan, size
+        self._pit = ""
+        self._after: list[Any] | None = None
+
+    def opened(self) -> Flow[None]:
+        """Take a point in time of the index that is searched."""
+        response = yield self._plan.dialect.open_pit(self._plan.stored.index, KEEP)
+        self._pit = self._plan.dialect.pit_of(response.body)
+
+    def page(self) -> Flow[list[Hit]]:
+        """The next hits, in the order of the query, else in the engine's own."""
+        plan, (leg,) = self._plan, self._plan.legs
+        answer = answered((yield Request("POST", "/_search", body=self._body())))
+        raw = answer["hits"]["hits"]
+        self._pit = answer.get("pit_id") or self._pit
+        self.over = len(raw) < self._size
+        self._after = None if self.over else list(raw[-1]["sort"])
+        return [parse_hit(one, plan.stored.spec, leg.name, plan.hidden) for one in raw]
+
+    def _body(self) -> Body:
+        plan = self._plan
+        (body,) = replace(plan, query=plan.query.limit(self._size)).bodies
+        # The point in time is the version's own, which the filter of the alias does not reach.
+        alive = {"bool": {"must": [body["query"]], "filter": [ALIVE]}}
+        body = body | {"query": alive, "pit": {"id": self._pit, "keep_alive": KEEP}, "track_total_hits": False}
+        body["sort"] = [*_order(plan, body), _tie(plan)]
+        return body if self._after is None else body | {"search_after": self._after}
+
+    def closed(self) -> Flow[None]:
+        """Give the point in time back."""
+        yield self._plan.dialect.close_pit(self._pit)
 
 
-def page(plan: Plan, place: Place, size: int) -> Flow[tuple[list[Hit], Place | None]]:
-    """The next hits, in the order of the query, else in the engine's own; and where to go on, None at the end."""
-    (leg,) = plan.legs
-    (body,) = replace(plan, query=plan.query.limit(size)).bodies
-    # The point in time is the version's own, which the filter of the alias does not reach.
-    alive = {"bool": {"must": [body["query"]], "filter": [ALIVE]}}
-    body = body | {"query": alive, "pit": {"id": place.pit, "keep_alive": KEEP}, "track_total_hits": False}
-    body["sort"] = [*_order(plan, body), _tie(plan)]
-    if place.after is not None:
-        body["search_after"] = list(place.after)
-    answer = answered((yield Request("POST", "/_search", body=body)))
-    raw = answer["hits"]["hits"]
-    hits = [parse_hit(one, plan.stored.spec, leg.name, plan.hidden) for one in raw]
-    return hits, Place(answer.get("pit_id") or place.pit, raw[-1]["sort"]) if len(raw) == size else None
-
-
-def closed(plan: Plan, place: Place) -> Flow[None]:
-    """Give the point in time back."""
-    yield plan.dialect.close_pit(place.pit)
-
-
-def _order(plan: Plan, body: dict[str, Any]) -> list[Any]:
+def _order(plan: Plan, body: Body) -> list[Any]:
     if "sort" in body:
         return list(body["sort"])
     return [{"_score": "desc"}] if plan.query.parts else []

@@ -9,17 +9,19 @@ from typing import Any
 
 import orjson
 
-from ..engines import Dialect, Request, path_of
+from ..engines import Dialect, Request
 from ..engines import encode as to_json
 from ..errors import QueryError
 from ..mappings import PROVENANCE, Embedding, LookupJoin, Stored
 from . import after, console, exact, examples, explain, family, lookup, native, words
-from .check import MAX_K, words_of
+from .answers import asking
+from .check import words_of
 from .compile import Body, Page, compiler_for
 from .names import Names
 from .nodes import Everything, Filter, Knn, Lookup, Nothing, Scoring, both
 from .parts import Family, Lexical, Part
 from .query import Query
+from .values import MAX_K
 from .vectors import Encoded, Vector
 
 _MIN_WINDOW = 50
@@ -35,6 +37,11 @@ class Leg:
     tree: Scoring
     size: int
     weight: float
+
+    @property
+    def by(self) -> Scoring:
+        """What ranks: of a family, what ranks the relatives."""
+        return getattr(self.tree, "by", self.tree)
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ class Plan:
     @cached_property
     def counted(self) -> bool:
         """Whether the engine's own post_filter and aggregations see all that matches, and not its candidates."""
-        return self.alone and not any(isinstance(getattr(leg.tree, "by", leg.tree), Knn) for leg in self.legs)
+        return self.alone and not any(isinstance(leg.by, Knn) for leg in self.legs)
 
     @property
     def hopeless(self) -> bool:
@@ -135,10 +142,10 @@ class Plan:
             legs.append(Leg(label, tree, size, 1.0 if part.weight is None else float(part.weight)))
         return tuple(legs)
 
-    def _tree(self, position: int, part: Part) -> tuple[Scoring, int]:
+    def _tree(self, position: int, part: Part, *, inside: bool = False) -> tuple[Scoring, int]:
         wanted = self.wanted if self.alone else self.window
         if isinstance(part, Family):
-            by, _ = self._tree(position, part.part)
+            by, _ = self._tree(position, part.part, inside=True)
             return family.tree(self, position, part, by, wanted), self.query.size if self.paged else wanted
         if isinstance(part, Lexical):
             text = self.query.text if part.text is None else part.text
@@ -157,22 +164,24 @@ class Plan:
             passages=self.query.passage_limit if embedding.chunk else 0,
             min_similarity=part.min_similarity,
             exact=part.exact,
-            oversample=part.oversample or self._oversample(embedding),
+            oversample=part.oversample or self._oversample(embedding, inside=inside or self.native),
             quantized=embedding.quantization != "none",
         )
         return knn, max(0, min(k, wanted) - self.query.start) if self.paged else min(k, wanted)
 
-    def _oversample(self, embedding: Embedding) -> float | None:
+    def _oversample(self, embedding: Embedding, *, inside: bool) -> float | None:
         """What nobody asked for: numbers of few bits miss too much by themselves; mappings rescore 1 bit."""
         few = embedding.quantization in _FEW_BITS and embedding.oversample is None and embedding.engine != "faiss"
-        return _OVERSAMPLE if few and self.dialect.rescores else None
+        # OpenSearch compares chunks again in a search of their own only.
+        alone = not (inside and embedding.chunk and self.dialect.product == "opensearch")
+        return _OVERSAMPLE if few and alone and self.dialect.rescores else None
 
     @cached_property
     def requests(self) -> tuple[Request, ...]:
         """What is sent, in order."""
         if not self.ready:
             return self._first_requests()
-        return (request_of(self.alias, self.bodies),)
+        return (asking(self.alias, *self.bodies),)
 
     @cached_property
     def searches(self) -> tuple[tuple[Leg, Scoring], ...]:
@@ -257,13 +266,6 @@ class Plan:
     def explain(self) -> list[str]:
         """What is sent, what is done on the client, and why; a line for each step."""
         return explain.steps(self)
-
-
-def request_of(alias: str, bodies: Sequence[Body]) -> Request:
-    """One search, or several in one round trip."""
-    if len(bodies) == 1:
-        return Request("POST", path_of(alias, "_search"), body=bodies[0])
-    return Request("POST", path_of(alias, "_msearch"), body=tuple(line for body in bodies for line in ({}, body)))
 
 
 def _plain(value: Any) -> Any:

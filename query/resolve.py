@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import singledispatchmethod
 from typing import Any
@@ -37,12 +38,10 @@ from .nodes import (
 from .patterns import check_pattern, check_wildcard, regular
 from .ranges import on, within
 from .simplify import EVERYTHING, either, every, simplified
-from .values import MAX_IDS, MAX_TERMS, MAX_VALUES, check_unicode, plain, reachable, unwrapped
+from .values import MAX_CLAUSES, MAX_K, MAX_TERMS, MAX_VALUES, check_unicode, plain, reachable, unwrapped
 
 # Elasticsearch refuses 30 levels; one is the clause that carries the filter, and a join adds one of its own.
 MAX_DEPTH = 26
-# OpenSearch refuses more than 1,024 clauses in one query.
-MAX_CLAUSES = 1_000
 
 # OpenSearch has no order on a wildcard field either.
 _UNORDERED = frozenset({"boolean", "join", "flattened", "flat_object", "wildcard", "constant_keyword"})
@@ -137,7 +136,7 @@ class Resolver:
         ids = tuple(dict.fromkeys(str(unwrapped(value)) for value in values if value != ""))
         for one in ids:
             check_unicode(one, f"the value for {name}")
-        return either(tuple(Ids(part) for part in _cut(ids, MAX_IDS, name)))
+        return either(tuple(Ids(part) for part in _cut(ids, MAX_K, name)))
 
     def _exact(self, name: str) -> Known:
         known = self._field(name)
@@ -282,6 +281,12 @@ class Resolver:
 
     @_one.register
     def _(self, given: RawDsl) -> Filter:
+        ((name, said),) = given.body.items()
+        if not isinstance(said, Mapping):
+            raise QueryError(
+                f"{given.body!r:.80} is no clause of the engine's DSL",
+                hint=f"write F[{name!r}] == {said!r:.40}, or {{'term': {{{name!r}: {said!r:.40}}}}}",
+            )
         try:
             orjson.dumps(given.body)
         except TypeError as error:

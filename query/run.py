@@ -11,11 +11,11 @@ from typing import Any, Literal
 from ..engines import Flow, Request, Response
 from ..errors import EngineError, UnsupportedByEngine
 from . import after, again, exact, examples, fusion, lookup
-from .answers import Answer, Missing, whole
+from .answers import Answer, Missing, asking, whole
 from .compile import compiler_for
 from .hits import Hit, Hits, parse_hit, without
 from .nodes import Knn, Match
-from .plan import Leg, Plan, request_of
+from .plan import Leg, Plan
 
 _JOINS = ("has_parent", "has_child")
 _FAMILY = "where_parent(), where_child(), by_parent() and by_child()"
@@ -59,7 +59,7 @@ def _together(plans: Sequence[Plan]) -> Request:
     """All searches in one request; that of a single plan is made already."""
     if len(plans) == 1:
         return plans[0].requests[0]
-    return request_of(plans[0].alias, [body for plan in plans for body in plan.bodies])
+    return asking(plans[0].alias, *(body for plan in plans for body in plan.bodies))
 
 
 def prepare(plan: Plan) -> Flow[Plan]:
@@ -153,8 +153,7 @@ def _fused(plan: Plan, got: Mapping[str, Sequence[Answer]]) -> _Found:
     rankings = []
     for leg in plan.legs:
         hits = _hits(plan, leg, got[leg.name])
-        by_words = isinstance(getattr(leg.tree, "by", leg.tree), Match)
-        scale = compiler_for(plan.dialect).word_scale if by_words else 1.0
+        scale = compiler_for(plan.dialect).word_scale if isinstance(leg.by, Match) else 1.0
         rankings.append({hit.id: hit.score * scale for hit in hits})
         for hit in hits:
             found[hit.id] = _merged(found[hit.id], hit) if hit.id in found else hit

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from .nodes import And, Filter, HasChild, HasParent, Nested, Not, Nothing, Or, both
+from ..mappings import PROVENANCE
+from .nodes import And, Filter, HasChild, HasParent, Nested, Not, Nothing, Or, Term, both
 
+#: What keeps deleted documents out where no alias does.
+ALIVE = Not(Term(f"{PROVENANCE}.deleted", True))
 #: What a filter becomes that every document fulfils.
 EVERYTHING = Not(Nothing())
 

@@ -7,7 +7,8 @@ import re
 from decimal import Decimal
 from enum import Enum
 from ipaddress import ip_network
-from typing import Any
+from sys import float_info
+from typing import Any, TypeGuard
 from uuid import UUID
 
 import numpy as np
@@ -18,10 +19,13 @@ from .names import FLOATS, INTEGERS, KEYWORD, TEXT, Known
 #: Metrics under which the length of a vector matters, and not its direction alone.
 LENGTH_COUNTS = frozenset({"l2", "max_inner_product"})
 
+#: OpenSearch refuses more than 1,024 clauses in one query, filters included: one for each word in each field, and one
+#: for each of the words that a misspelt word, or the beginning of one, may stand for.
+MAX_CLAUSES = 1_000
 #: The most values one Terms may have, on both engines (`index.max_terms_count`).
 MAX_TERMS = 65_536
-#: The most ids one Ids may have: Elasticsearch refuses 10,001 (`index.max_result_window`).
-MAX_IDS = 10_000
+#: Engines refuse a deeper page, more neighbours, candidates and ids (`index.max_result_window`).
+MAX_K = 10_000
 #: The most values a list may have; longer ones than the two above are sent as several clauses. A million take seconds.
 MAX_VALUES = 1_000_000
 MAX_TEXT = 20_000
@@ -120,6 +124,34 @@ def _lowest(known: Known) -> float:
     if known.type == "unsigned_long":
         return 0
     return -INTEGERS[known.type] - 1 if known.type in INTEGERS else -FLOATS[known.type]
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number, of numpy's too."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number that a float can hold, of numpy's too."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= float_info.max
+    return isinstance(value, (float, np.integer, np.floating)) and math.isfinite(value)
+
+
+def check_whole(value: object, what: str, low: int, high: int) -> None:
+    """Raises QueryError for what is no whole number from `low` to `high`."""
+    if not is_whole(value):
+        raise QueryError(f"{what} is {value!r:.80}, no whole number", hint=f"give one from {low:,} to {high:,}")
+    if not low <= value <= high:
+        raise QueryError(f"{what} is {f'{value:,}':.80}", hint=f"it must be from {low:,} to {high:,}")
+
+
+def check_number(value: object, what: str, low: float, high: float = math.inf, *, inclusive: bool = True) -> None:
+    """Raises QueryError for what is no number from `low` to `high`, or above `low`."""
+    if not is_number(value) or not low <= value <= high or (value == low and not inclusive):
+        least = f"from {low:g}" if inclusive else f"above {low:g}"
+        bounds = f"{least} to {high:g}" if high < math.inf else f"{least} on" if inclusive else least
+        raise QueryError(f"{what} is {value!r:.80}", hint=f"give a number {bounds}")
 
 
 def check_text(text: object, what: str) -> None:

@@ -8,17 +8,12 @@ from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import get_args
 
-import numpy as np
-
 from ..errors import QueryError, UnknownField
 from .names import KEYWORD, TEXT, Names
 from .nodes import Filter, Match, size_of
 from .parts import Lexical, LexicalType
-from .values import check_text
+from .values import MAX_CLAUSES, check_text, check_whole, is_whole
 
-# OpenSearch refuses more than 1,024 clauses in one query, filters included: one for each word in each field, and one
-# for each of the words that a misspelt word, or the beginning of one, may stand for.
-MAX_CLAUSES = 1_000
 #: For how many words one may stand, on both engines by themselves.
 EXPANSIONS = 50
 # With fewer a misspelt word no longer finds the one that was meant.
@@ -119,7 +114,7 @@ def _check_words(part: Lexical) -> None:
         raise QueryError(f"lexical() does not know the operator {part.operator!r:.80}", hint="use 'or' or 'and'")
     if part.minimum is None:
         return
-    whole = isinstance(part.minimum, (int, np.integer)) and not isinstance(part.minimum, bool)
+    whole = is_whole(part.minimum)
     if not _MINIMUM.fullmatch(str(part.minimum) if whole or isinstance(part.minimum, str) else ""):
         raise QueryError(
             f"lexical(minimum={part.minimum!r:.80}) says no number of words",
@@ -132,9 +127,7 @@ def _check_words(part: Lexical) -> None:
 
 
 def _check_slop(part: Lexical) -> None:
-    number = isinstance(part.slop, (int, np.integer)) and not isinstance(part.slop, bool)
-    if not number or not 0 <= part.slop <= _MAX_SLOP:
-        raise QueryError(f"slop is {part.slop!r:.80}", hint=f"give a whole number from 0 to {_MAX_SLOP:,}")
+    check_whole(part.slop, "slop", 0, _MAX_SLOP)
     if part.slop and part.type not in _PHRASES:
         raise QueryError(
             f"slop lies between the words of a phrase, and the type is {part.type!r}",
@@ -152,7 +145,7 @@ def _fuzziness(part: Lexical) -> str | None:
             f"engines take no fuzziness with type={part.type!r}",
             hint="write word~1 in the text" if part.type == "query_string" else "use best_fields or most_fields",
         )
-    whole = isinstance(given, (int, np.integer)) and not isinstance(given, bool)
+    whole = is_whole(given)
     if str(given) in ("0", "1", "2") and (whole or isinstance(given, str)):
         return str(given)
     found = _AUTO.fullmatch(given) if isinstance(given, str) else None
@@ -176,8 +169,9 @@ def _expansions(part: Lexical, text: str, fields: int, beside: int) -> int:
         fuzzy = part.fuzziness is not None or (part.type == "query_string" and "~" in text)
         # A text that people type is never refused for its signs alone.
         fewest = 1 if part.type == "query_string" or not fuzzy else _FEWEST
-        # OpenSearch is asked for the whole words twice, to bring them to the scale of the beginning.
-        times = 2 if part.type == "bool_prefix" else 1
+        # OpenSearch is asked for the whole words twice, to bring them to the scale of what scores 1.
+        signs = part.type == "query_string" and scored_by_words(text, part.operator) is not None
+        times = 2 if signs or part.type == "bool_prefix" else 1
         each, needed = left // (words * fields * times), words * fields * times * fewest
     if needed > left:
         beside_it = f" beside a filter of {beside:,} clauses" if beside else ""
@@ -209,4 +203,25 @@ def before_last(text: str) -> str:
     return _LAST.sub("", text).strip()
 
 
+def scored_by_words(text: str, operator: str) -> str | None:
+    """Of a text with signs what BM25 scores: beginnings (`wor*`) and what must not be there (`-word`) score 1.
+
+    None where nothing scores 1, and where some of its words are a group of their own: by parentheses, or by `+` beside
+    "or", `|` beside "and". Read as engines do (Lucene's `SimpleQueryParser`).
+    """
+    # A star alone has no words, and is everything where it is the whole text.
+    clauses = [found for found in _CLAUSES.finditer(text) if found["clause"] != "*"]
+    left = [one["clause"] for one in clauses if len(one["not"]) % 2 == 0 and not _BEGINNING.fullmatch(one["clause"])]
+    bare = _QUOTED.sub("", text).lstrip("+| \t\r\n")
+    grouped = any(sign in bare for sign in ("()+" if operator == "or" else "()|"))
+    if text.strip() == "*":
+        return ""
+    return None if grouped or len(left) == len(clauses) else " ".join(left)
+
+
+_ENDED = r'[^ \t\r\n"|+\\]'
+# A phrase and how far its words may be apart, or a word; a quotation mark alone is no sign.
+_CLAUSES = re.compile(rf'(?P<not>-*+)(?P<clause>"(?:\\.|[^"\\])*"(?:~{_ENDED}*)?|(?:\\.|{_ENDED})+)', re.DOTALL)
+_QUOTED = re.compile(r'\\.|"(?:\\.|[^"\\])*"', re.DOTALL)
+_BEGINNING = re.compile(r'(?!")(?:\\.|[^\\])(?:\\.|[^\\~])*\*', re.DOTALL)
 _LAST = re.compile(r"(?:[぀-ヿ㐀-鿿豈-﫿]|[^\W぀-ヿ㐀-鿿豈-﫿](?:[\w.'’]*\w)?)\W*\Z")

@@ -11,8 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
+
+import trustme
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host"}
 
@@ -71,6 +74,14 @@ def gate(
         for connection in connections:
             with suppress(OSError):  # closed by the client already
                 connection.shutdown(socket.SHUT_RDWR)
+
+
+def private(folder: Path) -> tuple[ssl.SSLContext, str]:
+    """What a server with a certificate of its own needs, and the file of the authority that vouches for it."""
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    return tls, str(folder / "ca.pem")
 
 
 def basic(user: str, password: str) -> str:
@@ -153,6 +164,17 @@ class Wire:
         """These are closed."""
         with self._lock:
             self._open -= set(sockets)
+
+
+@contextmanager
+def cable(upstream: str) -> Iterator[tuple[Wire, str]]:
+    """A wire before the server of that URL, and the URL on this side of it."""
+    parts = urlsplit(upstream)
+    wire = Wire(str(parts.hostname), int(parts.port or 0))
+    try:
+        yield wire, f"http://127.0.0.1:{wire.port}"
+    finally:
+        wire.close()
 
 
 class _Link:

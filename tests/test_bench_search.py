@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from knnex.encoders import VectorCache
+from knnex.encoders import VectorCache, query_vectors
 from knnex.engines import Engine
 from knnex.evaluation import Judgments
 
@@ -49,7 +49,7 @@ def test_each_way_of_a_vector_search_asks_the_same(
     engine: Engine, films: list[corpus.Film], tiny: Path, cache: VectorCache
 ) -> None:
     with corpus.filled(engine, films, str(tiny), cache) as stored:
-        rows = corpus.probes(stored, TEXTS)
+        rows = query_vectors(stored, corpus.EMBEDDING, TEXTS)
         found = search_overhead.measure(engine, stored, rows, rounds=2, per_round=3, warm=2)
         every = search_overhead.ways(engine, stored)
         assert set(every) == {"knnex", "official", "urllib3 and orjson"}
@@ -67,12 +67,11 @@ def test_recall_is_that_of_exact_search(
     engine: Engine, films: list[corpus.Film], tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search_recall, "K", 3)
-    monkeypatch.setattr(search_recall, "QUANTIZED", {key: {"none": {}} for key in search_recall.QUANTIZED})
-    with search_recall.options(engine, films, str(tiny), (60,)) as (held, every, rows_of):
+    sweep = (("none", 60, None), ("int8", 60, 4.0))
+    with search_recall.options(engine, films, str(tiny), sweep) as (held, every, rows_of):
         rows = rows_of(TEXTS)
-        assert {search_recall.DEFAULT, "none, 60 candidates", "none, 60, tombstones not filtered"} <= {
-            one.name for one in every
-        }
+        ours = ["none, 60 candidates", "int8, 60 candidates, oversample 4"]
+        assert {search_recall.DEFAULT, *ours, "none, 60, tombstones not filtered"} <= {one.name for one in every}
         assert held.rows.shape == (60, 32)
         allowed = search_recall._allowed(held, films, 10)
         assert {one for one, there in zip(held.ids, allowed, strict=True) if there} == {
@@ -90,6 +89,33 @@ def test_recall_is_that_of_exact_search(
             figures = search_recall._figures(times, name, ranked, kth, scores, 0.98)
             assert figures["recall"] == 1.0
         assert len(times[search_recall.DEFAULT]) == 1
+
+
+def test_the_table_of_recall_names_the_best(
+    engine: Engine, films: list[corpus.Film], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_recall, "K", 3)
+    monkeypatch.setattr(search_recall, "SWEEP", {engine.dialect.product: (("none", 60, None),)})
+    found = search_recall.measure(engine, films, TEXTS, str(tiny), rounds=1)
+    assert found["best"]["all of them"]["way"] == "none, 60 candidates"
+    assert "the best of ours, all of them let through: none, 60 candidates" in search_recall.table(found)
+
+
+def test_the_best_way_is_the_fastest_of_those_that_find_enough() -> None:
+    def figures(right: bool, latency: float) -> dict[str, Any]:
+        return {"right": right, "latency / reference": {"median": latency}}
+
+    ways = {"a": (True, 1.2), "b": (True, 1.1), "c": (False, 0.5)}
+    all_, tenth, hundredth = ({name: figures(*one) for name, one in ways.items()} for _ in range(3))
+    tenth["b"] = figures(True, 1.4)
+    hundredth = {name: figures(False, 1.0) for name in ways}
+    found = search_recall.best({"100 %": all_, "10 %": tenth, "1 %": hundredth}, list(ways))
+    assert found == {
+        "100 %": {"way": "b", "latency / reference": 1.1},
+        "10 %": {"way": "a", "latency / reference": 1.2},
+        "1 %": None,
+        "all of them": None,
+    }
 
 
 def test_what_scores_like_the_last_one_is_as_right() -> None:
@@ -119,7 +145,7 @@ def test_relevance_is_the_same_on_every_engine(
     queries = {str(number): text for number, text in enumerate(TEXTS)}
     judgments = Judgments(queries, {name: {"0": 1.0, "12": 1.0, "33": 0.0} for name in queries})
     with corpus.filled(engine, films, str(tiny), cache) as stored:
-        rows, held = corpus.probes(stored, TEXTS), corpus.held(engine, stored)
+        rows, held = query_vectors(stored, corpus.EMBEDDING, TEXTS), corpus.held(engine, stored)
         ranked = relevance.rank(engine, stored, TEXTS, rows, relevance.WAYS["kNN"])
         kth, scores = held.best(rows, 10)
         for ids, one, least in zip(ranked, scores, kth, strict=True):

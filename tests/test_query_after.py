@@ -447,7 +447,7 @@ def test_explain_names_each_step(engine: Engine, corpus: Corpus) -> None:
         (lambda q: q.rerank(length, "v"), UnknownField, "has no text"),
         (lambda q: q.rerank(length, "address"), QueryError, "is an object"),
         (lambda q: q.rerank(length, top=0), QueryError, "top of rerank() is 0"),
-        (lambda q: q.rerank(length, top=10_001), QueryError, "top of rerank() is 10001"),
+        (lambda q: q.rerank(length, top=10_001), QueryError, "top of rerank() is 10,001"),
         (lambda q: q.rerank(length, deadline=0), QueryError, "deadline is 0"),
         (lambda q: q.rerank(length, text="\x00"), QueryError, "control character"),
         (lambda q: Query().semantic("v", vector=unit(1)).rerank(length), QueryError, "has no text to score by"),

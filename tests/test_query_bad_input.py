@@ -133,6 +133,7 @@ WRONG: dict[str, tuple[Callable[[], Query], str]] = {
     "date maths without end": (lambda: Query().where(F.released > "now" + "+1d" * 40), "123 characters"),
     "a truth for a date": (lambda: Query().where(F.released == True), "True is no value of it"),  # noqa: E712
     "half a millisecond": (lambda: Query().where(F.released > 1.5), "1.5 is no value of it"),
+    "a year as a number": (lambda: Query().where(F.released > 1960), "milliseconds since 1970, and the year is '1960'"),
     "no time": (lambda: Query().where(F.released > np.datetime64("NaT")), "NaT"),
     "ISO for another format": (lambda: Query().where(F.day == "2024-01-15"), "whose format is dd/MM/yyyy"),
     "no day of another format": (lambda: Query().where(F.day == "31/02/2024"), "whose format is dd/MM/yyyy"),
@@ -148,6 +149,7 @@ WRONG: dict[str, tuple[Callable[[], Query], str]] = {
     "too deep": (lambda: Query().where(deep(40)), "more than 26 levels deep"),
     "absurdly deep": (lambda: Query().where(deep(3000)), "more than 26 levels deep"),
     "raw without JSON": (lambda: Query().raw({"term": {"a": object()}}), "no JSON form"),
+    "raw without a clause": (lambda: Query().where({"year": 1950}), "no clause of the engine's DSL"),
     "NaN vector": (lambda: Query().semantic("v", vector=NAN), "holds nan at position 0"),
     "infinite vector": (lambda: Query().semantic("v", vector=INFINITE), r"holds 1e\+39 at position 0"),
     "wrong dims": (lambda: Query().semantic("v", vector=SHORT), "vectors of 8 dims, this one has 1"),
@@ -160,7 +162,9 @@ WRONG: dict[str, tuple[Callable[[], Query], str]] = {
     "k no number": (lambda: Query("a").semantic("v", k=2.5), "no whole number"),  # type: ignore[arg-type]
     "few candidates": (lambda: Query("a").semantic("v", k=50, candidates=10), "candidates is 10"),
     "NaN similarity": (lambda: Query("a").semantic("v", min_similarity=float("nan")), "min_similarity is nan"),
+    "more than a cosine": (lambda: Query("a").semantic("v", min_similarity=1.5), "min_similarity is 1.5"),
     "negative weight": (lambda: Query("a").semantic("v", weight=-1), "weight is -1"),
+    "a weight beyond floats": (lambda: Query("a").semantic("v", weight=10**400), "weight is 1000"),
     "NaN weight": (lambda: Query("a").semantic("v", weight=float("nan")), "weight is nan"),
     "no weight at all": (lambda: Query("a").semantic("v", weight=0), "has weight 0"),
     "limit of 0": (lambda: Query("a").limit(0), "limit is 0"),

@@ -66,6 +66,8 @@ def test_what_python_would_get_wrong_is_an_error(wrong: Any, message: str) -> No
 def test_a_misspelt_method_says_what_there_is() -> None:
     with pytest.raises(AttributeError, match=r"it has between.*F\['year.betwen'\]"):
         F.year.betwen(1, 2)
+    with pytest.raises(AttributeError, match=r"F\['cast.name'\]"):
+        assert F.cast.name == "x"
 
 
 def test_every_method_returns_a_new_query() -> None:

@@ -25,7 +25,7 @@ from knnex.engines import Dialect, Engine, Request
 from knnex.engines.elasticsearch import Elasticsearch
 from knnex.engines.opensearch import OpenSearch
 from knnex.errors import QueryError, UnsupportedByEngine
-from knnex.mappings import Resolved, Stored, load_spec
+from knnex.mappings import Embedding, Resolved, Stored, load_spec
 from knnex.query import F, Query, plan
 from knnex.query.nodes import RawDsl
 from knnex.query.parts import Lexical, Semantic
@@ -33,6 +33,24 @@ from knnex.query.parts import Lexical, Semantic
 MOVIES = Stored("movies-000001", corpus_spec("movies", "studios"), RESOLVED)
 STUDIOS = Stored(
     "town-000001", load_spec(FAMILY_SPEC | {"index": "town"}), {name: Resolved(DIMS, "f" * 32) for name in ("v", "c")}
+)
+OTHERS = {
+    "p": {"similarity": "max_inner_product"},
+    "q": {"quantization": "int8"},
+    "qc": {"quantization": "int8", "chunk": {}},
+    "b": {"quantization": "int4"},
+}
+QUANTIZED = Stored(
+    "movies-000001",
+    MOVIES.spec.model_copy(
+        update={
+            "embeddings": {
+                **MOVIES.spec.embeddings,
+                **{name: Embedding(source="{title}", encoder="tests/none", **more) for name, more in OTHERS.items()},  # type: ignore[arg-type]
+            }
+        }
+    ),
+    {**RESOLVED, **dict.fromkeys(OTHERS, RESOLVED["v"])},
 )
 DIALECTS: dict[str, Dialect] = {
     "elasticsearch": Elasticsearch((9, 5, 0)),
@@ -73,32 +91,72 @@ def test_every_golden_query_comes_back(case: str, dialect: str) -> None:
     assert_comes_back(body, stored, DIALECTS[dialect])
 
 
-def parts() -> st.SearchStrategy[Query]:
-    """A part of every kind, with options at random."""
-    texts = st.sampled_from(["robot", "the moon", "a robot on the moon"])
-    semantic = st.builds(
-        lambda name, seed, k, wide, near, exact: Query().semantic(
-            name, vector=unit(seed), k=k, candidates=wide, min_similarity=near, exact=exact
-        ),
-        st.sampled_from(["v", "w", "c"]),
-        st.integers(0, 50),
-        st.none() | st.integers(1, 40),
-        st.none() | st.integers(50, 400),
-        st.none() | st.floats(0.25, 0.75),
-        st.booleans(),
+EMBEDDINGS = st.sampled_from(["v", "w", "c", "p", "q", "qc", "b"])
+TEXTS = st.sampled_from(["robot", "the moon", "a robot on the moon", 'robot tra* -"the moon"', "tra*"])
+FIELDS = st.sampled_from([("title",), ("title^2",), ("title^2", "plot"), ("plot", "title^0.5")])
+# What a type of words takes beside its fields.
+WORDED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "best_fields": {"minimum": st.sampled_from([None, 2, "75%"]), "fuzziness": st.sampled_from([None, 1, "auto"])},
+    "most_fields": {"minimum": st.sampled_from([None, 2, "75%"]), "fuzziness": st.sampled_from([None, 1, "auto"])},
+    "cross_fields": {"operator": st.sampled_from(["or", "and"])},
+    "phrase": {"slop": st.integers(0, 3)},
+    "phrase_prefix": {"slop": st.integers(0, 3)},
+    "bool_prefix": {"operator": st.sampled_from(["or", "and"]), "minimum": st.none()},
+    "query_string": {"operator": st.sampled_from(["or", "and"])},
+}
+
+
+@st.composite
+def nearest(draw: st.DrawFn) -> Query:
+    k, exact = draw(st.none() | st.integers(1, 40)), draw(st.booleans())
+    return Query().semantic(
+        draw(EMBEDDINGS),
+        vector=unit(draw(st.integers(0, 50))),
+        weight=draw(st.none() | st.just(2.0)),
+        k=k,
+        candidates=None if exact else draw(st.none() | st.integers(50, 400)),
+        min_similarity=draw(st.none() | st.floats(0.25, 0.75)),
+        exact=exact,
+        oversample=draw(st.none() | st.floats(1, 10)),
     )
-    fields = st.sampled_from([("title",), ("title^2",), ("title^2", "plot"), ("plot", "title^0.5")])
-    words = st.builds(
-        lambda text, fields, kind, operator, fuzzy: Query(text).lexical(
-            *fields, type=kind, operator=operator, fuzziness=fuzzy if kind in ("best_fields", "most_fields") else None
-        ),
-        texts,
-        fields,
-        st.sampled_from(["best_fields", "most_fields", "cross_fields", "phrase", "bool_prefix", "query_string"]),
-        st.sampled_from(["or", "and"]),
-        st.sampled_from([None, 1, "auto"]),
+
+
+@st.composite
+def worded(draw: st.DrawFn) -> Query:
+    kind = draw(st.sampled_from(list(WORDED)))
+    options = {name: draw(one) for name, one in WORDED[kind].items()}
+    query = Query(draw(TEXTS)).lexical(*draw(FIELDS), type=kind, **options)  # type: ignore[arg-type]
+    return query.highlight("plot") if draw(st.booleans()) else query
+
+
+@st.composite
+def fused(draw: st.DrawFn) -> Query:
+    """Parts that one engine fuses in one request."""
+    parts = draw(st.lists(nearest() | worded(), min_size=2, max_size=3))
+    query = Query("moon", tuple(part for one in parts for part in one.parts))
+    method: Any = draw(st.sampled_from([None, "rrf", "weighted"]))
+    return query.fuse(
+        method, window=draw(st.integers(60, 90)), normalise=draw(st.sampled_from(["min_max", "l2"])), native=True
     )
-    return st.one_of(st.just(Query()), semantic, words)
+
+
+@st.composite
+def related(draw: st.DrawFn) -> Query:
+    """Documents of another index by their children."""
+    by = draw(
+        st.sampled_from(
+            [
+                Query("rain").lexical("title"),
+                Query().semantic("v", vector=unit(3)),
+                Query().semantic("c", vector=unit(4), k=9),
+            ]
+        )
+    )
+    by = by.where(F.year > 1930) if draw(st.booleans()) else by
+    inner = draw(st.integers(0, 2))
+    by = by.select("year") if inner and draw(st.booleans()) else by
+    query = Query().by_child("movie", by, score=draw(st.sampled_from(["max", "avg", "sum", "min"])), inner=inner)
+    return query.where(F.country == "US") if draw(st.booleans()) else query
 
 
 def beside(query: Query, asked: dict[str, Any]) -> Query:
@@ -107,37 +165,63 @@ def beside(query: Query, asked: dict[str, Any]) -> Query:
         query = query.select(*asked["select"])
     if asked["sort"]:
         query = query.sort(*asked["sort"])
+    if asked["seconds"]:
+        query = query.within(asked["seconds"], partial=True)
     return query.aggregate(genres={"terms": {"field": "genre"}}) if asked["facets"] else query
 
 
+ASKED = st.fixed_dictionaries(
+    {
+        "size": st.integers(1, 50),
+        "start": st.integers(0, 20),
+        "passages": st.integers(0, 5),
+        "select": st.sampled_from([None, (), ("title",), ("year", "title")]),
+        "sort": st.sampled_from([(), ("-year",), ("genre", "-rating")]),
+        "facets": st.booleans(),
+        "seconds": st.sampled_from([None, 0.25, 3]),
+    }
+)
+SEEDED = settings(derandomize=True, max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
-@settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@SEEDED
 @given(
-    query=parts(),
+    query=st.just(Query()) | nearest() | worded() | fused(),
     cases=st.lists(CASES, max_size=3),
     post=st.none() | CASES,
-    asked=st.fixed_dictionaries(
-        {
-            "size": st.integers(1, 50),
-            "start": st.integers(0, 20),
-            "passages": st.integers(0, 5),
-            "select": st.sampled_from([None, (), ("title",), ("year", "title")]),
-            "sort": st.sampled_from([(), ("-year",), ("genre", "-rating")]),
-            "facets": st.booleans(),
-        }
-    ),
+    asked=ASKED,
 )
 def test_a_random_query_comes_back(dialect: str, query: Query, cases: Any, post: Any, asked: dict[str, Any]) -> None:
     query = beside(query.where(*(case.filter for case in cases)), asked)
     if post is not None:
         query = query.post_filter(post.filter)
     try:
-        body = sent(query, MOVIES, DIALECTS[dialect])
+        body = sent(query, QUANTIZED, DIALECTS[dialect])
     except QueryError:  # what cannot be asked has no body to read
         reject()
     if re.search(r'"match_all": \{\}\}\]|"post_filter": \{"match_all"', json.dumps(body)):
         reject()  # a filter that lets everything through is left out
-    assert_comes_back(body, MOVIES, DIALECTS[dialect])
+    assert_comes_back(body, QUANTIZED, DIALECTS[dialect])
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@settings(SEEDED, max_examples=40)
+@given(query=related(), size=st.integers(1, 50))
+def test_a_random_family_comes_back(dialect: str, query: Query, size: int) -> None:
+    body = sent(query.limit(size), STUDIOS, DIALECTS[dialect])
+    assert_comes_back(body, STUDIOS, DIALECTS[dialect])
+
+
+def test_chunks_beside_other_parts_are_not_compared_again_on_opensearch() -> None:
+    """By themselves they are: by the request's own rescore."""
+    opensearch, near = DIALECTS["opensearch"], Query("x").semantic("qc", vector=unit(1))
+    assert "rescore" in sent(near, QUANTIZED, opensearch)
+    made = plan(near.lexical("title").fuse("rrf", native=True), QUANTIZED, opensearch, encode)
+    assert made.legs[0].tree.oversample is None  # type: ignore[attr-defined]
+    asked = near.semantic("qc", vector=unit(1), oversample=2).fuse("rrf", native=True)
+    with pytest.raises(UnsupportedByEngine, match="in a search of their own only"):
+        plan(asked, QUANTIZED, opensearch, encode)
 
 
 WORDS = Lexical(("plot",))
@@ -146,6 +230,20 @@ MATCH = {"match": {"plot": "moon"}}
 KNN = {"field": "v", "query_vector": Q1}
 OS_KNN = {"knn": {"v": {"vector": Q1, "k": 5}}}
 RECENT = {"range": {"year": {"gte": 1990}}}
+KNN_SCRIPT: dict[str, Any] = {
+    "query": {"exists": {"field": "v"}},
+    "script": {"lang": "knn", "source": "knn_score", "params": {"field": "v", "query_value": Q1}},
+}
+
+
+def again(query: Any, by: Any, window: int = 5) -> dict[str, Any]:
+    """A body whose hits are scored again."""
+    scored = {
+        "rescore_query": by if len(by) == 1 else {"script_score": by},
+        "query_weight": 0,
+        "rescore_query_weight": 1,
+    }
+    return {"query": query, "rescore": {"window_size": window, "query": scored}}
 
 
 @pytest.mark.parametrize(
@@ -180,6 +278,7 @@ RECENT = {"range": {"year": {"gte": 1990}}}
             {"query": {"nested": {"path": "c", "query": {"knn": {"c.vector": {"vector": Q1, "k": 5}}}}}},
             Query().semantic("c", vector=Q1, k=5, candidates=5).passages(0),
         ),
+        (again(OS_KNN, KNN_SCRIPT), Query().semantic("v", vector=Q1, k=5, candidates=5, oversample=1.0)),
         (  # a filter beside a kNN clause, which an engine applies afterwards, becomes strict
             {"query": {"bool": {"must": [OS_KNN], "filter": [RECENT], "must_not": {"term": {"genre": "noir"}}}}},
             Query().semantic("v", vector=Q1, k=5, candidates=5).where(F.year >= 1990, F.genre != "noir"),
@@ -301,7 +400,11 @@ def comparable(query: Query) -> Any:
         ({"query": MATCH, "search_pipeline": "p"}, "'search_pipeline' of a body"),
         ({"query": MATCH, "search_after": [1]}, "scan"),
         ({"query": MATCH, "min_score": 1}, "min_similarity"),
-        ({"query": MATCH, "rescore": {}}, "rerank"),
+        ({"query": MATCH, "rescore": {}}, "a rescore that adds up scores .*rerank"),
+        (again(OS_KNN, MATCH), "by something else"),
+        (again(OS_KNN, KNN_SCRIPT | {"script": KNN_SCRIPT["script"] | {"params": {"field": "w", "query_value": Q1}}}),
+         "by something else"),
+        (again(OS_KNN, KNN_SCRIPT, 4), "fewer than the k that were found"),
         ({"query": MATCH, "colour": 1}, "'colour' of a body"),
         ({"query": MATCH, "highlight": {"fields": {"plot": {"fragment_size": 1}}}}, "highlight.fields.plot"),
         ({"query": MATCH, "highlight": {"fields": {"plot": {}}, "highlight_query": {"match": {"plot": "sun"}}}}, "its own"),
@@ -454,7 +557,9 @@ BODIES: dict[str, Any] = {
     "fields": lambda _: {"query": {"multi_match": {"query": "robot moon", "fields": ["title^2", "plot"]}}, "from": 2},
     "phrase": lambda _: {"query": {"match_phrase": {"title": "the robot"}}},
     "signs": lambda _: {
-        "query": {"simple_query_string": {"query": "robot -moon", "fields": ["plot"], "default_operator": "and"}}
+        "query": {
+            "simple_query_string": {"query": "(robot moon) | train", "fields": ["plot"], "default_operator": "and"}
+        }
     },
     "near": lambda engine: {"query": near(engine, filter=NOIR)},
     "near_in_a_bool": lambda engine: {"query": {"bool": {"should": [near(engine, "w")]}}, "size": 3},

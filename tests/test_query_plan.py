@@ -150,10 +150,8 @@ def test_a_condition_with_a_typo_names_the_closest() -> None:
     [
         {"_source": {"text": "a", "start": 1, "end": 2}},
         {"_source": {"c": {"text": "a", "start": 1, "end": 2}}},
-        {"fields": {"c": [{"text": ["a"], "start": [1], "end": [2]}]}},
-        {"fields": {"c.text": ["a"], "c.start": [1], "c.end": [2]}},
     ],
-    ids=["own source", "source by path", "fields of Elasticsearch", "fields of OpenSearch"],
+    ids=["own source", "source by path"],
 )
 def test_a_passage_is_read_from_every_shape(inner: dict[str, Any]) -> None:
     raw = {"_id": "1", "_index": "i", "_score": 1.0, "inner_hits": {"c": {"hits": {"hits": [inner | {"_score": 0.5}]}}}}

@@ -49,8 +49,8 @@ def test_an_exact_search_is_exact(
     engine: Engine, corpus: Corpus, embedding: str, widest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However few vectors are compared at once: with 20 the corpus is cut into pieces."""
-    monkeypatch.setattr("knnex.query.exact.WIDEST", widest)
-    monkeypatch.setattr("knnex.query.compile.elasticsearch.WIDEST", widest)
+    monkeypatch.setattr("knnex.query.exact.MAX_K", widest)
+    monkeypatch.setattr("knnex.query.compile.elasticsearch.MAX_K", widest)
     for seed in range(5):
         query = Query().semantic(embedding, vector=unit(seed), exact=True).where(F.year > 1930).limit(7)
         found, requests = sent(engine, corpus, query)
@@ -75,7 +75,7 @@ def test_an_exact_search_keeps_its_least_similarity_and_its_place_in_a_fusion(en
 def test_too_many_vectors_for_an_exact_search_are_declined(
     engine: Engine, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("knnex.query.exact.WIDEST", 5)
+    monkeypatch.setattr("knnex.query.exact.MAX_K", 5)
     monkeypatch.setattr("knnex.query.exact.MAX_PIECES", 3)
     query = Query().semantic("v", vector=unit(1), exact=True)
     if engine.dialect.product == "opensearch":
@@ -241,8 +241,8 @@ def test_a_scan_goes_through_everything_as_of_one_moment(engine: Engine, cluster
         (Query("a").semantic("v"), 10, "vectors rank every document"),
         (Query().offset(3), 10, "no offset"),
         (Query().popularity("year"), 10, "nothing after retrieval"),
-        (Query(), 0, "a page of 0 hits"),
-        (Query(), 10_001, "a page of 10001 hits"),
+        (Query(), 0, "page is 0"),
+        (Query(), 10_001, "page is 10,001"),
     ],
 )
 def test_what_cannot_be_scanned_is_an_error_before_anything_is_opened(
@@ -272,6 +272,8 @@ def test_many_queries_are_one_request_and_each_answer_is_its_own(
     assert [hits.ids for hits in found] == [corpus.search(engine, query).ids for query in queries]
     assert [bool(hits.aggregations) for hits in found] == [False, False, False, True]
     assert index.search_many([]) == []
+    with pytest.raises(QueryError, match="wants a list of queries"):
+        index.search_many("robot")
     with pytest.raises(QueryError):
         index.search_many([Query("robot").semantic("v"), Query("robot").semantic("vv")])
 
@@ -283,7 +285,7 @@ def test_a_search_is_given_its_time_and_may_not_be_cut(engine: Engine, corpus: C
     query = Query("robot").lexical("plot").within(5)
     assert corpus.plan(engine, query).bodies[0]["timeout"] == "5000ms"
     assert corpus.search(engine, query).missing == ()
-    with pytest.raises(QueryError, match="is no time"):
+    with pytest.raises(QueryError, match="the time of within"):
         corpus.plan(engine, query.within(0))
 
 

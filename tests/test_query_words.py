@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,7 +21,7 @@ from knnex.mappings import Stored, create, drop, find, load_spec
 from knnex.query import F, Query, plan, search
 from knnex.query.compile import compiler_for
 from knnex.query.nodes import Match
-from knnex.query.words import before_last
+from knnex.query.words import before_last, scored_by_words
 
 Document = Mapping[str, Any]
 SEEDED = settings(
@@ -186,8 +187,19 @@ KINDS: dict[str, Query] = {
     "bool_prefix_one_word": Query("tra").lexical("title^3", "plot", type="bool_prefix"),
     "bool_prefix_and": Query("robot tra").lexical("title^3", "plot", type="bool_prefix", operator="and"),
     "fuzzy": Query("robit moon").lexical("title^2", "plot", fuzziness="auto"),
-    # Not with * and -, which count 1 in the engine's own scale.
     "query_string": Query('"the robot" | moon + train~1').lexical("title^2", "plot", type="query_string"),
+    **{
+        f"signs {text} {operator}": Query(text).lexical("title^2", "plot", type="query_string", operator=operator)
+        for text, operator in (
+            ("robot tra* -moon", "or"),
+            ("tra*", "or"),
+            ("*", "or"),
+            ('+robot -"the moon" tra*', "and"),
+            ('rob* | -"the moon"~2 | --train | ocea~1 | "robot', "or"),
+            ("wi-robot-moon -- -+moon - train tra\\*", "or"),
+            ("(robot | moon) train", "and"),
+        )
+    },
 }
 # What the others were answered, by the same corpus: id to score.
 _ANSWERED: dict[str, dict[str, float]] = {}
@@ -200,6 +212,80 @@ def test_both_engines_give_the_same_scores(engine: Engine, corpus: Corpus, kind:
     scores = {hit.id: hit.score * scale for hit in found}
     assert scores
     assert scores == pytest.approx(_ANSWERED.setdefault(kind, scores), rel=1e-4)
+
+
+PIECES = (
+    "robot",
+    "moon ",
+    "tra*",
+    "-moon",
+    '"the ',
+    'ro*" ',
+    "~1",
+    "\\*",
+    "-",
+    "--",
+    "|",
+    "+",
+    " ",
+    "* ",
+    "ocea",
+    "-win*",
+    '"',
+)
+
+
+def test_texts_with_signs_at_random_have_the_same_scores(engine: Engine, corpus: Corpus) -> None:
+    chosen = random.Random(5)
+    told = 0
+    for _ in range(300):
+        text = "".join(chosen.choices(PIECES, k=chosen.randint(1, 9)))
+        operator = chosen.choice(("or", "and"))
+        if text.strip() and scored_by_words(text, operator) is not None:
+            query = Query(text).lexical("title^2", "plot", type="query_string", operator=operator).limit(100)
+            found = corpus.search(engine, query)
+            scores = {hit.id: hit.score * compiler_for(engine.dialect).word_scale for hit in found}
+            assert scores == pytest.approx(_ANSWERED.setdefault(f"{operator} {text}", scores), rel=1e-4), text
+            told += bool(scores)
+    assert told > 30
+
+
+@pytest.mark.parametrize(
+    ("text", "operator", "rest"),
+    [
+        ("robot moon", "or", None),
+        ("robot tra*", "or", "robot"),
+        ('-a "b c"~2 d~1 e\\* -"f g" --h', "and", '"b c"~2 d~1 e\\* h'),
+        ("a | b*", "or", "a"),
+        ("+a + b*", "and", "a"),
+        ("+a b*", "or", "a"),
+        ("-", "or", None),
+        (" * ", "and", ""),
+        ("-a b*", "or", ""),
+        ("* -a", "or", ""),
+        ("a~1* ** b", "or", "a~1* b"),
+        # Groups: whether a word counts depends on the others.
+        ("a +b*", "or", None),
+        ("a | b*", "and", None),
+        ("a (b c*)", "or", None),
+    ],
+)
+def test_what_bm25_scores_of_a_text_with_signs(text: str, operator: str, rest: str | None) -> None:
+    assert scored_by_words(text, operator) == rest
+
+
+def test_in_groups_what_scores_1_counts_in_the_engines_own_scale(engine: Engine, corpus: Corpus) -> None:
+    """The difference that is left: from OpenSearch 3.0 on a beginning in parentheses counts 2.2 times as much."""
+    scale = compiler_for(engine.dialect).word_scale
+
+    def scores(text: str) -> dict[str, float]:
+        found = corpus.search(engine, Query(text).lexical("plot", type="query_string").limit(100))
+        return {hit.id: hit.score * scale for hit in found}
+
+    flat, grouped = scores("robot tra*"), scores("robot (tra*)")
+    begun = {key for key, one in corpus.documents.items() if "train" in tokens(one, "plot")}
+    assert begun
+    assert grouped == pytest.approx({key: one + (scale - 1) * (key in begun) for key, one in flat.items()}, rel=1e-4)
 
 
 def test_words_that_are_typed_are_marked(engine: Engine, corpus: Corpus) -> None:

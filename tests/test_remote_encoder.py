@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import socket
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,13 +19,13 @@ from typing import Any
 import numpy as np
 import proxy
 import pytest
-import trustme
 import urllib3
 from served import TOKEN, Server, serving
 from tiny import TEXTS, tiny_model
 
 from knnex import connect, load_spec
 from knnex.encoders import TextEncoder, chunk, load_encoder, load_matching, query_vectors, resolve
+from knnex.encoders.fetching import tls_context
 from knnex.encoders.queries import query_cache
 from knnex.encoders.registry import _loaded
 from knnex.encoders.remote import MOST_TEXTS, RemoteEncoder, _pool
@@ -71,11 +70,11 @@ def local(model: Path) -> TextEncoder:
 def remote(fresh_settings: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Settings of this test alone, and nothing loaded, known or connected before."""
     fresh_settings.setattr("knnex.encoders.registry._loaded", {})
-    query_cache.cache_clear()
-    _pool.cache_clear()
+    for known in (query_cache, _pool, tls_context):
+        known.cache_clear()
     yield fresh_settings
-    query_cache.cache_clear()
-    _pool.cache_clear()
+    for known in (query_cache, _pool, tls_context):
+        known.cache_clear()
 
 
 def embedding(**declared: Any) -> Embedding:
@@ -290,16 +289,13 @@ def test_a_server_that_is_silent(remote: pytest.MonkeyPatch) -> None:
 
 
 def test_a_connection_that_was_closed_meanwhile(server: Server, remote: pytest.MonkeyPatch) -> None:
-    wire = proxy.Wire("127.0.0.1", server.port)
-    try:
-        there = RemoteEncoder(f"http://127.0.0.1:{wire.port}", NAME)
+    with proxy.cable(server.url) as (wire, url):
+        there = RemoteEncoder(url, NAME)
         fault = wire.lose(b"/ENCODE", close=True)
         assert there.encode_queries(["cat"]).shape == (1, 32)
         assert fault.happened.is_set()
         assert wire.cut()
         assert there.encode_queries(["dog"]).shape == (1, 32)
-    finally:
-        wire.close()
 
 
 @pytest.mark.parametrize(
@@ -319,14 +315,11 @@ def test_models_to_serve_are_named_in_json(remote: pytest.MonkeyPatch) -> None:
 
 
 def test_tls_is_checked(server: Server, local: TextEncoder, tmp_path: Path, remote: pytest.MonkeyPatch) -> None:
-    authority = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with proxy.gate(server.url, tls=context) as url:
+    tls, pem = proxy.private(tmp_path)
+    with proxy.gate(server.url, tls=tls) as url:
         with pytest.raises(ModelUnavailable, match=f"no answer from {url}/encode: .*certificate verify failed"):
             RemoteEncoder(url, NAME)
-        remote.setenv("KNNEX_CA_CERTS", str(tmp_path / "ca.pem"))
+        remote.setenv("KNNEX_CA_CERTS", pem)
         renew()
         assert RemoteEncoder(url, NAME).identity == local.identity
         remote.setenv("KNNEX_CA_CERTS", str(tmp_path / "none.pem"))
@@ -339,8 +332,8 @@ def renew() -> None:
     """Have the settings read again, and connections made by them."""
     from knnex.settings import settings
 
-    settings.cache_clear()
-    _pool.cache_clear()
+    for known in (settings, _pool, tls_context):
+        known.cache_clear()
 
 
 def test_the_token_is_asked_for(home: Path, model: Path, local: TextEncoder, remote: pytest.MonkeyPatch) -> None:

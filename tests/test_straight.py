@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from importlib import import_module
 from typing import Any
-from urllib.parse import urlsplit
 
 import proxy
 import pytest
-import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
@@ -197,10 +194,7 @@ def test_credentials_and_own_headers_go_the_short_way_too(engine: Engine, engine
 
 
 def test_tls_with_a_private_ca(engine_url: str, index: str, tmp_path: Any) -> None:
-    authority, pem = trustme.CA(), str(tmp_path / "ca.pem")
-    authority.cert_pem.write_to_path(pem)
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    tls, pem = proxy.private(tmp_path)
     with proxy.gate(engine_url, tls=tls) as url:
         opened = open_engine(url, Access(ca_certs=pem))
         assert short(opened, read(index)).body["hits"]["total"]["value"] == 3
@@ -208,33 +202,29 @@ def test_tls_with_a_private_ca(engine_url: str, index: str, tmp_path: Any) -> No
 
 
 def test_a_reply_that_is_lost_is_asked_for_again(engine_url: str, index: str) -> None:
-    parts = urlsplit(engine_url)
-    wire = proxy.Wire(str(parts.hostname), int(parts.port or 0))
-    opened = open_engine(f"http://127.0.0.1:{wire.port}", Access(timeout=20))
-    assert short(opened, read(index)) is not None
-    fault = wire.lose(b"_SEARCH", close=True)
-    assert opened.send(read(index)).body["hits"]["total"]["value"] == 3
-    assert fault.happened.is_set()
-    wire.cut()
-    assert opened.send(read(index)).body["hits"]["total"]["value"] == 3
-    opened.close()
-    wire.close()
+    with proxy.cable(engine_url) as (wire, url):
+        opened = open_engine(url, Access(timeout=20))
+        assert short(opened, read(index)) is not None
+        fault = wire.lose(b"_SEARCH", close=True)
+        assert opened.send(read(index)).body["hits"]["total"]["value"] == 3
+        assert fault.happened.is_set()
+        wire.cut()
+        assert opened.send(read(index)).body["hits"]["total"]["value"] == 3
+        opened.close()
 
 
 def test_no_answer_in_time_is_waited_for_once(engine_url: str, index: str) -> None:
-    parts = urlsplit(engine_url)
-    wire = proxy.Wire(str(parts.hostname), int(parts.port or 0))
-    opened = open_engine(f"http://127.0.0.1:{wire.port}", Access(timeout=2))
-    assert short(opened, read(index)) is not None
-    fault = wire.lose(b"_SEARCH", close=False)
-    started = time.monotonic()
-    with pytest.raises(EngineUnreachable, match="(?i)timed out") as caught:
-        opened.send(read(index))
-    assert "KNNEX_TIMEOUT" in str(caught.value.hint)
-    assert fault.happened.is_set()
-    assert time.monotonic() - started < 4
-    opened.close()
-    wire.close()
+    with proxy.cable(engine_url) as (wire, url):
+        opened = open_engine(url, Access(timeout=2))
+        assert short(opened, read(index)) is not None
+        fault = wire.lose(b"_SEARCH", close=False)
+        started = time.monotonic()
+        with pytest.raises(EngineUnreachable, match="(?i)timed out") as caught:
+            opened.send(read(index))
+        assert "KNNEX_TIMEOUT" in str(caught.value.hint)
+        assert fault.happened.is_set()
+        assert time.monotonic() - started < 4
+        opened.close()
 
 
 def test_threads_do_not_get_each_others_answers(engine: Engine, index: str) -> None:

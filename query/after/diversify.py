@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engines import Flow, Request, Work, path_of
+from ...engines import Flow, Request, Work
 from ..again import by_ids
 from ..answers import Missing, answered
+from ..examples import of_document
 from ..hits import Hit
 from ..parts import Diversify
 from .rerank import first_embedding
@@ -42,8 +43,7 @@ def diversify(plan: Plan, given: Diversify, hits: Sequence[Hit], missing: Missin
 
 def request(plan: Plan, name: str, ids: Sequence[str]) -> Request:
     """The search for the vectors of these documents."""
-    body = by_ids(plan, ids, plan.dialect.source_with_vectors([plan.stored.spec.vector_path(name)]))
-    return Request("POST", path_of(plan.alias, "_search"), body=body)
+    return by_ids(plan, ids, plan.dialect.source_with_vectors([plan.stored.spec.vector_path(name)]))
 
 
 def _order(
@@ -54,19 +54,8 @@ def _order(
     balance: float,
     count: int,
 ) -> list[int]:
-    rows = [_row(sources.get(hit.id, {}).get(name), metric) for hit in top]
+    rows = [of_document(sources.get(hit.id, {}).get(name), metric) for hit in top]
     return mmr(relevance(top), rows, metric, balance, count)
-
-
-def _row(stored: Any, metric: str) -> Matrix | None:
-    """A document's vector, of one in chunks the mean of theirs; None where it has none."""
-    if not stored:
-        return None
-    if not isinstance(stored, list) or isinstance(stored[0], Mapping):
-        chunks = stored if isinstance(stored, list) else [stored]
-        rows = np.array([chunk["vector"] for chunk in chunks], dtype=np.float64)
-        return np.asarray((rows if metric == "l2" else _unit(rows)).mean(axis=0))
-    return np.asarray(stored, dtype=np.float64)
 
 
 def relevance(hits: Sequence[Hit]) -> Matrix:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ...engines import Flow
 from ..hits import Hit
 from ..query import Query
+from ..values import MAX_K
 from . import boosts, values
 from .collapse import collapsed
 from .diversify import diversify
@@ -18,7 +19,6 @@ from .rerank import reading, rerank
 if TYPE_CHECKING:
     from ..plan import Plan
 
-_MOST = 10_000
 # How many candidates are fetched for each one that is wanted, where some of them will be left out.
 _SPARE = 4
 # The window where the query names none: what is low in the ranking may be raised.
@@ -46,7 +46,7 @@ def least(query: Query) -> int:
     tops = [one.top for one in (query.reranked, query.diversified) if one is not None]
     spare = _SPARE if query.collapsed or query.kept else 1
     usual = [] if query.window else [_WINDOW, _PAGES * page]
-    return min(_MOST, max(max([page, *tops, *usual]) * spare, query.window or 0))
+    return min(MAX_K, max(max([page, *tops, *usual]) * spare, query.window or 0))
 
 
 def fields(plan: Plan) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...engines import Flow, Request, path_of
+from ...engines import Flow, Request
 from ..again import by_ids
 from ..answers import Missing, answered
 from ..names import DATE, Names
@@ -33,8 +33,7 @@ def request(plan: Plan, ids: Sequence[str]) -> Request:
     known = Names.of(plan.stored.spec)
     found = [(name, known.field(name).type in DATE) for name in names(plan.query)]
     wanted = [{"field": name, "format": "epoch_millis"} if dated else {"field": name} for name, dated in found]
-    body = by_ids(plan, ids) | {"docvalue_fields": wanted}
-    return Request("POST", path_of(plan.alias, "_search"), body=body)
+    return by_ids(plan, ids, values=wanted)
 
 
 def fetch(plan: Plan, ids: Sequence[str], missing: Missing) -> Flow[Mapping[str, Held]]:

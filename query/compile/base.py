@@ -45,9 +45,6 @@ from .words import clause, marking
 
 Body = dict[str, Any]
 
-#: The most candidates that engines look at in one search, and the most hits that they score again.
-WIDEST = 10_000
-
 _DELETED: Body = {"term": {f"{PROVENANCE}.deleted": True}}
 
 

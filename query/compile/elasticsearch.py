@@ -7,7 +7,8 @@ from typing import cast
 import numpy as np
 
 from ..nodes import Knn, Scoring
-from .base import WIDEST, Body, Compiler
+from ..values import MAX_K
+from .base import Body, Compiler
 
 # What an exact search of quantized vectors compares again by the full ones: the server's most.
 _MOST_OVERSAMPLE = 10.0
@@ -26,7 +27,7 @@ class ElasticsearchCompiler(Compiler):
             "field": node.field,
             "query_vector": np.asarray(node.vector, dtype=np.float32),
             "k": node.k,
-            "num_candidates": WIDEST if node.exact else max(node.k, node.candidates),
+            "num_candidates": MAX_K if node.exact else max(node.k, node.candidates),
         }
         if node.filter is not None:
             knn["filter"] = self.strictly(node.filter)
@@ -54,7 +55,7 @@ class ElasticsearchCompiler(Compiler):
 
     def _oversample(self, node: Knn) -> float | None:
         """What is compared again by the full vectors; a search that is to be exact takes the most."""
-        most = WIDEST / node.k
+        most = MAX_K / node.k
         if node.exact and node.quantized and self.dialect.rescores:
             return min(_MOST_OVERSAMPLE, most)
         if node.oversample is None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeGuard
+
 import numpy as np
 
 from ...engines.opensearch import OpenSearch
-from ..nodes import And, Filter, Knn, Lookup, Nested, Not, Or, RawDsl
-from .base import WIDEST, Body, Compiler
+from ..nodes import And, Filter, Knn, Lookup, Nested, Not, Or, RawDsl, Scoring
+from ..values import MAX_K
+from .base import Body, Compiler, Page
 
 # Since then a filter is evaluated on the document and not on its chunks (k-NN pull request 2990).
 _FILTERS_ON_ROOT = (3, 5)
@@ -28,9 +32,7 @@ class OpenSearchCompiler(Compiler):
         if node.exact:
             return {"query": self._exact(node)}
         self._check_filter(node)
-        again = self._rescored(node)
-        breadth = max(node.k, node.candidates, again["rescore"]["window_size"] if again else 0)
-        knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": breadth}
+        knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": max(node.k, node.candidates)}
         if node.filter is not None:
             knn["filter"] = self.strictly(node.filter)
         if node.oversample is not None:
@@ -47,15 +49,26 @@ class OpenSearchCompiler(Compiler):
         if node.min_similarity is not None:
             # In the clause itself `min_score` and k exclude each other.
             clause = {"function_score": {"query": clause, "min_score": score_of(node.min_similarity, node.similarity)}}
-        return {"query": clause} | again
+        return {"query": clause}
 
-    def _rescored(self, node: Knn) -> Body:
-        """For chunks, where k-NN (3.6) takes `rescore` within the clause and does nothing: the request's own."""
-        if node.path is None or node.oversample is None or self.dialect.version < _SCORES:
-            return {}
-        window = min(WIDEST, max(node.candidates, round(node.k * node.oversample)))
-        query = {"rescore_query": self._by_script(node), "query_weight": 0, "rescore_query_weight": 1}
-        return {"rescore": {"window_size": window, "query": query}}
+    def search(self, tree: Scoring, page: Page) -> Body:
+        """Chunks are compared again by the request's rescore: k-NN (3.6) takes one in the clause and does nothing."""
+        if not _again(tree) or self.dialect.version < _SCORES:
+            return super().search(tree, page)
+        window = min(MAX_K, max(tree.candidates, round(tree.k * (tree.oversample or 1))))
+        query = {"rescore_query": self._by_script(tree), "query_weight": 0, "rescore_query_weight": 1}
+        found = super().search(replace(tree, candidates=window), page)
+        return found | {"rescore": {"window_size": window, "query": query}}
+
+    def scored(self, node: Scoring) -> Body:
+        """What stands inside another clause is not what the request's rescore is about. Raises UnsupportedByEngine."""
+        if _again(node):
+            raise self.dialect.decline(
+                "oversample of chunks inside by_child(), by_parent() or native fusion",
+                "k-NN compares chunks again in a search of their own only",
+                "leave oversample out, ask for more candidates instead, or leave native out",
+            )
+        return super().scored(node)
 
     def _by_script(self, node: Knn, *filters: Body) -> Body:
         """Vectors scored by k-NN's own script, which needs no other module and reads them in full."""
@@ -103,6 +116,11 @@ def score_of(similarity: float, metric: str) -> float:
     if metric == "max_inner_product":
         return similarity + 1 if similarity >= 0 else 1 / (1 - similarity)
     return 1 / (1 + similarity**2) if metric == "l2" else (1 + similarity) / 2
+
+
+def _again(node: Scoring) -> TypeGuard[Knn]:
+    """Whether chunks are to be compared again by their full vectors."""
+    return isinstance(node, Knn) and node.path is not None and node.oversample is not None and not node.exact
 
 
 def _reaches_chunks(one: Filter) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..nodes import Match
-from ..words import EXPANSIONS, before_last
+from ..words import EXPANSIONS, before_last, scored_by_words
 
 # With more of them parentheses are no signs: thousands overflow the parser's stack, which ends an OpenSearch server.
 _MAX_PARENTHESES = 50
@@ -17,19 +17,24 @@ _WITHOUT_PARENTHESES = "AND|OR|NOT|PHRASE|PREFIX|ESCAPE|WHITESPACE|FUZZY|SLOP"
 def clause(node: Match, scale: float) -> dict[str, Any]:
     """The clause of a node; `scale` times the engine's BM25 is Elasticsearch's.
 
-    A word's beginning scores 1 on both engines, whatever the scale of the other words: the two are brought to one.
+    A word's beginning scores 1 on both engines, and so does what must not be there, whatever the scale of the other
+    words: all count by 1 / scale, and the other words are asked for once more, for what they lack.
     """
-    if node.type == "query_string":
-        return _signs(node)
-    made = _words(node)
-    if node.type != "bool_prefix" or scale == 1:
+    signs = node.type == "query_string"
+    made = _signs(node) if signs else _words(node)
+    if scale == 1 or not (signs or node.type == "bool_prefix"):
         return made
-    made["multi_match"]["boost"] = 1 / scale
-    if not (whole := before_last(node.text)):
+    rest = scored_by_words(node.text, node.operator) if signs else before_last(node.text)
+    if rest is None:
         return made
-    rest = _words(replace(node, text=whole, type="most_fields", operator="or", minimum=None))
-    rest["multi_match"]["boost"] = 1 - 1 / scale
-    return {"bool": {"must": [made], "should": [rest]}}
+    ((name, body),) = made.items()
+    body["boost"] = 1 / scale
+    if not rest:
+        return made
+    left = replace(node, text=rest, minimum=None)
+    again = _signs(left) if signs else _words(replace(left, type="most_fields", operator="or"))
+    again[name]["boost"] = 1 - 1 / scale
+    return {"bool": {"must": [made], "should": [again]}}
 
 
 def marking(fields: Sequence[str], text: str, node: Match | None) -> dict[str, Any]:

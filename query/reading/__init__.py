@@ -28,6 +28,7 @@ _IDLE = {
 }  # fmt: skip
 _RANKED = {"query", "knn", "retriever"}
 _OF_HYBRID = "search_pipeline"
+_AGAIN = "rescore"
 _WORD_SCALE = 2.2
 
 
@@ -53,6 +54,9 @@ def _read(body: Mapping[str, Any], spec: Spec | None) -> Query:
     for key, value in body.items():
         if key in _RANKED or key in _IDLE or (key == _OF_HYBRID and "hybrid" in body.get("query", ())):
             continue
+        if key == _AGAIN:
+            query = vectors.rescored(query, value, spec)
+            continue
         if key not in BESIDE:
             raise cannot(f"{key!r} of a body", _WAYS_OUT.get(key, "leave it out"))
         query = BESIDE[key](query, value)
@@ -64,7 +68,6 @@ _WAYS_OUT = {
     "search_after": "index.scan() goes through all hits",
     "pit": "index.scan() goes through all hits",
     "slice": "index.scan() goes through all hits",
-    "rescore": "use rerank()",
     "suggest": "ask the engine itself through its client",
     "script_fields": "compute it from the hits",
     "runtime_mappings": "declare the field in the spec",

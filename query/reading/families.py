@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...mappings import Spec
 from ..nodes import And, Filter, HasChild, HasParent, Or, Term
-from ..parts import Family
+from ..parts import Family, Semantic
 from .filters import Clause, together
 from .legs import Leg, Ranking, boost_of, cannot, only, read_query, reads
 
@@ -32,13 +32,16 @@ def _family(relation: Literal["child", "parent"], name: str, body: Clause, spec:
     leg = found.legs[0] if len(found.legs) == 1 else None
     if leg is None or isinstance(leg.part, Family):
         raise cannot(f"has_{relation} {name!r} that does not rank by one part", "ask by_child() once for each")
+    part = leg.part
+    if isinstance(part, Semantic) and part.k is None:  # before 8.15 the candidates are what a clause finds
+        part = replace(part, k=part.candidates)
     held = [one for one in (*leg.filters, *found.filters) if not (isinstance(one, Term) and one.value == name)]
     inner = body.get("inner_hits")
     size = int(inner.get("size", 3)) if isinstance(inner, Mapping) else 0
     family = Family(
         relation,
         name,
-        leg.part,
+        part,
         together(held),
         body.get("score_mode", "max"),
         size,

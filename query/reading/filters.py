@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ...mappings import PROVENANCE
 from ..nodes import (
     And,
     Exists,
@@ -25,10 +24,9 @@ from ..nodes import (
     Terms,
     both,
 )
+from ..simplify import ALIVE
 
 Clause = Mapping[str, Any]
-#: What keeps deleted documents out, wherever a plan writes it; plans write it by themselves.
-ALIVE = Not(Term(f"{PROVENANCE}.deleted", True))
 _BOUNDS = {"gt", "gte", "lt", "lte"}
 _OCCURS = {"filter", "must", "must_not", "should", "minimum_should_match"}
 # They change no filter.
@@ -39,6 +37,7 @@ def read_filters(given: Any) -> tuple[Filter, ...]:
     """The filters of a clause or a list of them; those of a conjunction one by one, without what lets all through."""
     clauses = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     found = [one for clause in clauses if clause for one in _conjunction(read_filter(clause))]
+    # Plans keep deleted documents out by themselves.
     return tuple(one for one in found if one not in (ALIVE, _EVERYTHING))
 
 

@@ -11,7 +11,7 @@ from ..fusion import RANK_CONSTANT
 from ..parts import FusionName, Normaliser
 from . import vectors
 from .filters import Clause, read_filters
-from .legs import Leg, Ranking, cannot, named, read_query, weighted
+from .legs import Leg, Ranking, cannot, named, read_query
 
 _NORMALISERS: dict[str, Normaliser] = {
     "minmax": "min_max", "min_max": "min_max", "l2_norm": "l2", "l2": "l2", "z_score": "z_score", "none": "none",
@@ -45,7 +45,7 @@ def _retriever(given: Clause, body: Clause, spec: Spec | None) -> Fused:  # noqa
         leg = _leg(inner, spec)
         weight = one.get("weight", 1.0) if "retriever" in one else 1.0
         if "retriever" in one and ("weight" in one or name == "linear"):
-            leg = Leg(weighted(leg.part, float(weight)), leg.filters, leg.passages)
+            leg = leg.weighing(float(weight))
         legs.append(leg)
         normalisers.add(one.get("normalizer", said.get("normalizer", "none")))
     if not legs:
@@ -91,7 +91,7 @@ def _hybrid(given: Clause, body: Clause, spec: Spec | None) -> Fused:
     if weights and len(weights) != len(legs):
         raise cannot(f"{len(weights)} weights for {len(legs)} queries", "give one for each")
     weighed = [
-        leg if weights is None else Leg(weighted(leg.part, weight), leg.filters, leg.passages)
+        leg if weights is None else leg.weighing(weight)
         for leg, weight in zip(legs, weights or [1.0] * len(legs), strict=True)
     ]
     ranking = Ranking(tuple(leg.among(filters) for leg in weighed))

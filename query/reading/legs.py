@@ -47,8 +47,13 @@ class Leg:
         """With its score counted so many times."""
         if boost == 1:
             return self
-        own = 1.0 if self.part.weight is None else self.part.weight
-        return replace(self, part=weighted(self.part, own * boost))
+        return self.weighing(boost * (1.0 if self.part.weight is None else self.part.weight))
+
+    def weighing(self, weight: float) -> Leg:
+        """With that weight."""
+        if isinstance(self.part, Family):
+            return replace(self, part=replace(self.part, part=replace(self.part.part, weight=weight)))
+        return replace(self, part=replace(self.part, weight=weight))
 
     def among(self, filters: Iterable[Filter]) -> Leg:
         """With more filters."""
@@ -76,15 +81,6 @@ def reads(*names: str) -> Callable[[Reader], Reader]:
         return reader
 
     return entered
-
-
-def weighted(part: Part, weight: float) -> Part:
-    """The part with that weight."""
-    return (
-        replace(part, part=replace(part.part, weight=weight))
-        if isinstance(part, Family)
-        else replace(part, weight=weight)
-    )
 
 
 def cannot(what: str, way_out: str) -> QueryError:
@@ -144,8 +140,8 @@ def only(body: Clause, what: str, *known: str, way_out: str = "leave it out") ->
 @reads("bool")
 def _bool(body: Clause, spec: Spec | None) -> Ranking:
     """Clauses under `must` rank and filter, those under `should` rank; what passes without a score is not a hit."""
-    if (typed := _typed(body)) is not None:
-        return READERS["multi_match"](typed, spec)
+    if (scaled := _scaled(body)) is not None:
+        return read_query(scaled, spec)
     only(body, "bool", "must", "should", "filter", "must_not", "minimum_should_match", "adjust_pure_negative")
     must, should = occurring(body, "must"), occurring(body, "should")
     beside = {key: body[key] for key in ("filter", "must_not") if key in body}
@@ -169,16 +165,17 @@ def _bool(body: Clause, spec: Spec | None) -> Ranking:
     return Ranking(tuple(legs), tuple(filters))
 
 
-def _typed(body: Clause) -> Clause | None:
-    """The clause for words as they are typed, of the pair that a plan writes for OpenSearch, whose scale differs."""
+def _scaled(body: Clause) -> Clause | None:
+    """The clause for words of the pair that a plan writes for OpenSearch, whose scale differs; None for any other."""
     must, should = occurring(body, "must"), occurring(body, "should")
-    if len(must) != 1 or len(should) != 1 or not {"multi_match"} == must[0].keys() == should[0].keys():
+    if len(must) != 1 or len(should) != 1 or len(must[0]) != 1 or must[0].keys() != should[0].keys():
         return None
-    whole, rest = must[0]["multi_match"], should[0]["multi_match"]
-    scaled = abs(boost_of(whole) + boost_of(rest) - 1) < 1e-6 and whole["fields"] == rest["fields"]
-    if whole.get("type") != "bool_prefix" or rest.get("type") != "most_fields" or not scaled:
+    (name, whole), (_, rest) = named(must[0]), named(should[0])
+    types = name, whole.get("type"), rest.get("type")
+    ours = types in (("multi_match", "bool_prefix", "most_fields"), ("simple_query_string", None, None))
+    if not ours or abs(boost_of(whole) + boost_of(rest) - 1) > 1e-6 or whole.get("fields") != rest.get("fields"):
         return None
-    return {key: value for key, value in whole.items() if key != "boost"}
+    return {name: {key: value for key, value in whole.items() if key != "boost"}}
 
 
 def _alternatives(body: Clause, should: Sequence[Clause]) -> tuple[Filter, ...]:

@@ -13,6 +13,7 @@ from ...mappings import Spec
 from ..given import floats
 from ..nodes import Exists
 from ..parts import Semantic
+from ..query import Query
 from .filters import Clause, one_field, read_filters
 from .legs import Leg, Ranking, boost_of, cannot, named, only, read_query, reads
 
@@ -172,6 +173,20 @@ def _function_score(body: Clause, spec: Spec | None) -> Ranking:
         raise cannot("a function_score that is not around one search by vectors", "leave it out, or use min_similarity")
     least = _similarity(float(body["min_score"]), part.embedding, spec)
     return Ranking((replace(found.legs[0], part=replace(part, min_similarity=least)),), found.filters)
+
+
+def rescored(query: Query, given: Any, spec: Spec | None) -> Query:
+    """A request's rescore by every chunk's full vector, as plans write it for OpenSearch: all that was found again."""
+    again = given.get("query") if isinstance(given, Mapping) else None
+    if not again or (again.get("query_weight"), again.get("rescore_query_weight")) != (0, 1):
+        raise cannot("a rescore that adds up scores", "rerank() scores the best hits again; fuse() adds up scores")
+    searched, compared = query.parts, read_query(again["rescore_query"], spec).legs
+    part, by = (searched[0], compared[0].part) if len(searched) == len(compared) == 1 else (None, None)
+    if not isinstance(part, Semantic) or by != Semantic(part.embedding, vector=part.vector, exact=True):
+        raise cannot("a rescore by something else than the full vectors of what was searched", "use rerank()")
+    if given.get("window_size", 10) < (part.k or 0):
+        raise cannot("a rescore of fewer than the k that were found", "make its window as large")
+    return replace(query, parts=(replace(part, oversample=1.0),))
 
 
 @reads("script_score")

@@ -68,7 +68,7 @@ def _simple_query_string(body: Clause, spec: Spec | None) -> Ranking:  # noqa: A
 def _lexical(fields: tuple[str, ...], options: Clause, kind: Any) -> Ranking:
     boost = boost_of(options)
     # That of a plan for OpenSearch, whose scale differs, is no wish of anybody's.
-    if boost != 1 and not (kind == "bool_prefix" and abs(boost * 2.2 - 1) < 1e-3):
+    if boost != 1 and not (kind in ("bool_prefix", "query_string") and abs(boost * 2.2 - 1) < 1e-3):
         fields = tuple(f"{name}^{own * boost:g}" for name, own in map(boosted, fields))
     part = Lexical(
         fields,
