@@ -25,7 +25,6 @@ from tiny import TEXTS, tiny_model
 
 from knnex import connect, load_spec
 from knnex.encoders import TextEncoder, chunk, load_encoder, load_matching, query_vectors, resolve
-from knnex.encoders.fetching import tls_context
 from knnex.encoders.queries import query_cache
 from knnex.encoders.registry import _loaded
 from knnex.encoders.remote import MOST_TEXTS, RemoteEncoder, _pool
@@ -70,10 +69,10 @@ def local(model: Path) -> TextEncoder:
 def remote(fresh_settings: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Settings of this test alone, and nothing loaded, known or connected before."""
     fresh_settings.setattr("knnex.encoders.registry._loaded", {})
-    for known in (query_cache, _pool, tls_context):
+    for known in (query_cache, _pool):
         known.cache_clear()
     yield fresh_settings
-    for known in (query_cache, _pool, tls_context):
+    for known in (query_cache, _pool):
         known.cache_clear()
 
 
@@ -332,7 +331,7 @@ def renew() -> None:
     """Have the settings read again, and connections made by them."""
     from knnex.settings import settings
 
-    for known in (settings, _pool, tls_context):
+    for known in (settings, _pool):
         known.cache_clear()
 
 

@@ -139,8 +139,12 @@ class Coordinator(Swapping):
             )
         self.lock.fence(name)
         target = self.open_target(self.lock.by(name), replace(stored, also=()))
-        if self.back:
+        if not fresh:
+            # What the one before has sent may still be on its way: refusing writes waits for it.
+            self._ask(partial(cutover.block, self.lock.by(name)))
+        if self.back or not fresh:
             self._ask(partial(cutover.unblock, self.lock.by(name)))
+        if self.back:
             self._ask(partial(cutover.write_to, name))
         elif fresh:
             if not control.settings:  # of a run that was broken off here they are kept already

@@ -14,17 +14,9 @@ from knnex.engines.wire import drive
 from knnex.errors import EngineBusy, EngineUnreachable
 
 from .schedule import Schedule
-from .shard import Document, Shard
+from .shard import Document, Refusal, Shard
 
 T = TypeVar("T")
-
-
-class Refusal(Exception):
-    """An answer of status 400 or above."""
-
-    def __init__(self, status: int, kind: str, reason: str) -> None:
-        self.status, self.body = status, {"error": {"type": kind, "reason": reason}, "status": status}
-        super().__init__(reason)
 
 
 class MemoryEngine:
@@ -156,10 +148,10 @@ class MemoryEngine:
     def put_block(self, name: str, _: Request) -> Document:
         """Answers when what was begun is done, as the engines do."""
         (shard,) = self.named(name)
-        if shard.blocked and not shard.in_flight:
+        if shard.blocked and not shard.busy:
             return {"acknowledged": True, "shards_acknowledged": True, "indices": []}
         shard.blocked = True
-        self.schedule.until(lambda: not shard.in_flight, "waits for writes")
+        self.schedule.until(lambda: not shard.busy, "waits for writes")
         return {"acknowledged": True, "shards_acknowledged": True, "indices": [{"name": name, "blocked": True}]}
 
     def get_alias(self, name: str, request: Request) -> Document:
@@ -263,7 +255,8 @@ class MemoryEngine:
         return {"hits": {"hits": hits[: request.body["size"]]}}
 
     def post_bulk(self, name: str, request: Request) -> Document:
-        """What an alias means is looked up once; then the items are done, whatever becomes of him who sent them."""
+        """What an alias means, and whether writes are refused, is looked up once; then the items are done, whatever
+        becomes of him who sent them."""
         assert isinstance(request.body, tuple)
         lines = iter([orjson.loads(line) if isinstance(line, bytes) else line for line in request.body])
         works = [(op, action, None if op == "delete" else next(lines)) for line in lines for op, action in line.items()]
@@ -271,8 +264,10 @@ class MemoryEngine:
             if "require_alias" in request.params and not self.aliases.get(name):
                 raise Refusal(404, "index_not_found_exception", f"no such index [{name}] and [require_alias] is set")
             shard = self.one(name)
+            shard.let_in()
         except Refusal as refusal:
-            return {"errors": True, "items": [_answer(op, action, _error(refusal)) for op, action, _ in works]}
+            answer = {"status": refusal.status, "error": refusal.body["error"]}
+            return {"errors": True, "items": [_answer(op, action, answer) for op, action, _ in works]}
         items: list[Document] = []
         pauses = [self.schedule.chance.random() < 0.3 for _ in works]
 
@@ -280,14 +275,14 @@ class MemoryEngine:
             for pause, (op, action, source) in zip(pauses, works, strict=True):
                 if pause:
                     self.schedule.pause(f"{op} {action['_id']} of {shard.name}")
-                try:
-                    items.append(_answer(op, action, shard.item(op, action, source)))
-                except Refusal as refusal:
-                    items.append(_answer(op, action, _error(refusal)))
+                items.append(_answer(op, action, shard.item(op, action, source)))
+            shard.bulks.discard(self.schedule.process)
 
         if any(pauses):
             self.bulks += 1
-            self.schedule.start(f"bulk-{self.bulks} of {self.schedule.process}", work)
+            name = f"bulk-{self.bulks} of {self.schedule.process}"
+            shard.bulks.add(name)
+            self.schedule.start(name, work)
             self.schedule.until(lambda: len(items) == len(works), "waits for its bulk")
         else:
             work()
@@ -305,7 +300,3 @@ class MemoryEngine:
 
 def _answer(op: str, action: Document, result: Document) -> Document:
     return {op: {"_id": action["_id"]} | result}
-
-
-def _error(refusal: Refusal) -> Document:
-    return {"status": refusal.status, "error": refusal.body["error"]}

@@ -10,6 +10,14 @@ from .schedule import Schedule
 Document = dict[str, Any]
 
 
+class Refusal(Exception):
+    """An answer of status 400 or above."""
+
+    def __init__(self, status: int, kind: str, reason: str) -> None:
+        self.status, self.body = status, {"error": {"type": kind, "reason": reason}, "status": status}
+        super().__init__(reason)
+
+
 class Shard:
     """What one index holds, and the items of a bulk done to it."""
 
@@ -23,6 +31,7 @@ class Shard:
         self.deleted: dict[str, int] = {}
         self.next_seq_no, self.term = 0, 1
         self.in_flight: set[int] = set()
+        self.bulks: set[str] = set()
         self.written: dict[str, int] = {}
         self.blocked = False
         #: What is wrong with a document that is written here.
@@ -43,15 +52,23 @@ class Shard:
         """All writes up to here are done: one that was begun earlier may still be under way."""
         return min(self.in_flight, default=self.next_seq_no) - 1
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is under way that was let in."""
+        return bool(self.in_flight or self.bulks)
+
+    def let_in(self) -> None:
+        """Raises Refusal where writes are refused."""
+        if self.blocked:
+            raise Refusal(403, "cluster_block_exception", f"{self.name} blocked")
+
     def hit(self, id_: str, held: Document) -> Document:
         """A document as searches and gets give it, whole."""
         place = {"_seq_no": held["seq_no"], "_primary_term": held["term"], "_version": held["version"]}
         return {"_id": id_, "_source": held["source"]} | place
 
     def item(self, op: str, action: Document, source: Any) -> Document:
-        """One item of a bulk."""
-        if self.blocked:
-            return {"status": 403, "error": {"type": "cluster_block_exception", "reason": f"{self.name} blocked"}}
+        """One item of a bulk that was let in."""
         return dict(getattr(self, f"_{op}")(action["_id"], action, source))
 
     def _index(self, id_: str, action: Document, source: Document) -> Document:
