@@ -21,6 +21,8 @@ from .worker import Worker, preload_safely
 log = logging.getLogger(__name__)
 
 _PULSE_EVERY = 5.0
+# Seconds for which the end of the sweeper is awaited; longer only where the log does not answer.
+_LAST_LOOK = 5.0
 
 #: What runs in this process: of each Celery application its worker and the sweeper.
 _running: dict[int, tuple[Worker, Sweeper]] = {}
@@ -147,8 +149,9 @@ def _stopping(**_: Any) -> None:
 def _stopped(sender: Any = None, **_: Any) -> None:
     found = _running.pop(id(getattr(sender, "app", None)), None)
     if found:
-        worker, _sweeper = found
+        worker, sweeper = found
         worker.stop.set()
+        sweeper.join(_LAST_LOOK)  # what it says after the farewell would be believed
         if beat := getattr(sender.app, "knnex_beat", None):
             beat.service.stop()
         Pulse(worker.settings, worker.name).end()
