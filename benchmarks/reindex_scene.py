@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +26,8 @@ from knnex.mappings import Spec, create, drop, load, load_spec
 WORDS = ("cat", "dog", "robot", "mat", "log", "human", "passage", "query")
 SHARDS = {"number_of_shards": 2, "number_of_replicas": 0}
 WRITERS = 6
+# Seconds until who was refused tries again.
+RETRY = 0.05
 
 
 @dataclass
@@ -55,11 +59,7 @@ class On:
 
     def ask(self, method: str, *path: str, body: Any = None, **params: str) -> Any:
         """One request; that something is not there is an answer."""
-
-        def flow() -> Flow[Any]:
-            return (yield Request(method, path_of(*path), params, body, frozenset({404, 409}))).body
-
-        return self.engine.run(flow())
+        return ask(self.engine, method, *path, body=body, **params)
 
     def titles(self, alias: str) -> dict[str, str]:
         """The titles of all documents that are not deleted, by id."""
@@ -122,12 +122,52 @@ def settle(on: On, index: str) -> None:
         on.log.wait(0.1)
 
 
-class Stranger(threading.Thread):
-    """Writes through the alias and knows nothing of knnex; refused, it tries again at once."""
+@dataclass
+class Wrote:
+    """What people have written in the end, by id; how often; and for how long each was refused, in seconds."""
 
-    def __init__(self, on: On, index: str, number: int, over: threading.Event) -> None:
+    expected: dict[str, str | None]
+    writes: int
+    stalls: list[float]
+
+
+@contextmanager
+def strangers(on: On, index: str) -> Iterator[Wrote]:
+    """People who write all the time, in a process of their own as people do; told of when they have ended."""
+    forked = multiprocessing.get_context("forkserver")
+    here, there = forked.Pipe()
+    process = forked.Process(target=_write, args=(on.urls.engine_url, index, on.documents, there))
+    process.start()
+    here.recv()
+    wrote = Wrote({}, 0, [])
+    yield wrote
+    here.send("enough")
+    wrote.expected, wrote.writes, wrote.stalls = here.recv()
+    process.join()
+
+
+def _write(url: str, index: str, documents: int, pipe: Connection) -> None:
+    with connect(url) as cluster:
+        over = threading.Event()
+        every = [Stranger(cluster.engine, index, documents, number, over) for number in range(WRITERS)]
+        for one in every:
+            one.start()
+        pipe.send("begun")
+        pipe.recv()
+        over.set()
+        expected: dict[str, str | None] = {}
+        for one in every:
+            one.join()
+            expected |= one.expected
+        pipe.send((expected, sum(one.writes for one in every), sorted(stall for one in every for stall in one.stalls)))
+
+
+class Stranger(threading.Thread):
+    """Writes through the alias and knows nothing of knnex; refused, it tries again soon."""
+
+    def __init__(self, engine: Engine, index: str, documents: int, number: int, over: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.on, self.index, self.number, self.over = on, index, number, over
+        self.engine, self.index, self.documents, self.number, self.over = engine, index, documents, number, over
         self.expected: dict[str, str | None] = {}
         self.stalls: list[float] = []
         self.writes = 0
@@ -136,20 +176,30 @@ class Stranger(threading.Thread):
         """Until it is over."""
         chance = random.Random(self.number)
         while not self.over.is_set():
-            id_ = f"{chance.randrange(self.on.documents // WRITERS) * WRITERS + self.number}"
+            id_ = f"{chance.randrange(self.documents // WRITERS) * WRITERS + self.number}"
             title = None if chance.random() < 0.3 else words(chance)
             began, refused = time.monotonic(), False
             while True:
                 try:
                     if title is None:
-                        self.on.ask("DELETE", self.index, "_doc", id_)
+                        ask(self.engine, "DELETE", self.index, "_doc", id_)
                     else:
-                        self.on.ask("PUT", self.index, "_doc", id_, body={"title": title, "plot": "sat on the mat"})
+                        body = {"title": title, "plot": "sat on the mat"}
+                        ask(self.engine, "PUT", self.index, "_doc", id_, body=body)
                     break
                 except EngineBusy:
                     refused = True
-                    time.sleep(0.005)
+                    time.sleep(RETRY)
             self.expected[id_] = title
             self.writes += 1
             if refused:
                 self.stalls.append(time.monotonic() - began)
+
+
+def ask(engine: Engine, method: str, *path: str, body: Any = None, **params: str) -> Any:
+    """One request; that something is not there is an answer."""
+
+    def flow() -> Flow[Any]:
+        return (yield Request(method, path_of(*path), params, body, frozenset({404, 409}))).body
+
+    return engine.run(flow())

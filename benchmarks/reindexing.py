@@ -16,7 +16,6 @@ import os
 import random
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import bench
 import numpy as np
-from reindex_scene import WRITERS, On, Reader, Stranger, judged, settle, words
+from reindex_scene import On, Reader, judged, settle, strangers, words
 
 from knnex import connect
 from knnex.encoders import input_hash
@@ -104,18 +103,12 @@ def others(on: On, seed: int) -> dict[str, Any]:
                 for line in ({"index": {"_id": id_}}, {"title": expected[id_], "plot": "sat on the mat"})
             ]
             on.ask("POST", spec.index, "_bulk", body=tuple(lines))
-        over = threading.Event()
-        writers = [Stranger(on, spec.index, number, over) for number in range(WRITERS)]
-        for one in writers:
-            one.start()
-        done = reindex(on.engine, None, spec, options=Options())
-        over.set()
-        for one in writers:
-            one.join()
-            expected |= one.expected
-        stalls = sorted(stall for one in writers for stall in one.stalls)
+        with strangers(on, spec.index) as wrote:
+            done = reindex(on.engine, None, spec, options=Options())
+        expected |= wrote.expected
+        stalls = wrote.stalls
         told = {
-            "writes": sum(one.writes for one in writers),
+            "writes": wrote.writes,
             "tries": len(done.stalls),
             "blocked_seconds": list(done.stalls),
         }

@@ -147,3 +147,30 @@ def test_what_others_make_again_is_not_taken_for_older_once_all_was_compared(
     reindex(engine, None, spec, options=FAST, tell=make_again)
     assert 1 in made_again
     assert held(engine, index_name)["5"]["title"] == "human"
+
+
+@pytest.mark.parametrize("routed", [False, True])
+def test_what_was_deleted_just_before_the_swap_is_found_without_comparing_all_again(
+    engine: Engine, index_name: str, tiny: Path, routed: bool
+) -> None:
+    spec: Spec = films(index_name, str(tiny), settings=SHARDS)
+    made(engine, spec)
+    stranger = Stranger(engine, index_name)
+    routing: Callable[[int], dict[str, str]] = lambda one: {"routing": f"{one % 3}"} if routed else {}  # noqa: E731
+    for one in range(60):
+        stranger.put(str(one), {"title": f"film {one}"}, **routing(one))
+
+    def act(step: Step) -> None:
+        if step == Step("swap"):
+            for one in (7, 8, 9):
+                stranger.delete(str(one), **routing(one))
+            stranger.put("8", {"title": "again"}, **routing(8))
+            stranger.put("10", {"title": "other"}, **routing(10))
+            stranger.put("new", {"title": "new"}, **routing(1))
+
+    done = reindex(engine, None, spec, options=FAST, tell=act)
+    assert (done.compared.seen, done.compared.extra, len(done.stalls)) == (60, 2, 1)
+    found = held(engine, index_name)
+    assert len(found) == 59
+    assert not {"7", "9"} & found.keys()
+    assert [found[one]["title"] for one in ("8", "10", "new")] == ["again", "other", "new"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from zlib import crc32
@@ -11,6 +11,7 @@ from ...engines import Flow, Request, path_of
 from ...mappings import Stored
 from ..feed import Head
 from .copying import Copier
+from .known import Known
 from .reading import Held, Place, distinct, fetch, scan, versions
 
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class Comparer:
         self.moves = copier.moves
         # Versions, here and there, of documents that had to be written again under a version of their own.
         self._forced: dict[Place, tuple[int, int]] = {}
+        # What the source held when it was last compared, and since; None where that is too much to be kept.
+        self._known: Known | None = None
 
     def compare(self, source: Heads, target: Heads, tell: Callable[[int], object] = lambda _: None) -> Compared:
         """All documents of both, which must have been refreshed since they stood at these heads; mends what differs.
@@ -70,6 +73,7 @@ class Comparer:
         done = Compared()
         count = sum(head.checkpoint + 1 for head in target.values())
         parts = -(-count // IN_MEMORY) or 1
+        self._known = Known(source.values()) if parts == 1 else None
         for part in range(parts):
             there: dict[Place, int] = {}
             for found in self._pages(self.target, target):
@@ -79,6 +83,8 @@ class Comparer:
                 mine = [one for one in found if _in(one, part, parts)]
                 doubtful += [one.place for one in mine if there.pop(one.place, -1) != one.version]
                 done += Compared(seen=len(mine), others=sum(not one.ours for one in mine))
+                if self._known:
+                    self._known.note(mine)
                 tell(done.seen)
             for start in range(0, len(doubtful), _CLOSE):
                 done += self.mend(doubtful[start : start + _CLOSE])
@@ -87,6 +93,21 @@ class Comparer:
                 gone = self._remove(extra[start : start + _CLOSE])
                 done += Compared(extra=gone, others=gone)
         return done
+
+    def follow(self, found: Sequence[Held]) -> Compared:
+        """What has changed since all was compared is made the same."""
+        if self._known:
+            self._known.note(found)
+        return self.mend([one.place for one in found])
+
+    def follow_deletes(self, shards: Iterable[int]) -> Compared:
+        """What was deleted since all was compared, as the source is since it was refreshed, is deleted there too."""
+        known = self._known
+        if known is None:
+            return Compared()
+        suspects = self.ask(lambda: known.suspects(self.source.index, self.dialect, shards))
+        gone = sum(self._remove(suspects[start : start + _CLOSE]) for start in range(0, len(suspects), _CLOSE))
+        return Compared(extra=gone, others=gone)
 
     def mend(self, places: Sequence[Place]) -> Compared:
         """These documents as they are now: what is behind or ahead in the target is written again."""
@@ -122,6 +143,8 @@ class Comparer:
         """Delete documents of the target that the source does not have, if they still are as they were; how many."""
         extra = self._versions(self.target, places)
         here = self._versions(self.source, places)
+        if self._known:
+            self._known.forget(place for place in places if place not in here)
         gone = [held for place, held in extra.items() if place not in here]
         return int(self.ask(lambda: _deleted(self.copier.target.alias, gone))) if gone else 0
 

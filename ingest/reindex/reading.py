@@ -27,6 +27,7 @@ class Held:
     """A document as an index holds it; `ours`: whether knnex wrote it last.
 
     `version` is the one that its copy elsewhere has, `written` the one it has here: as a copy, that of its original.
+    `shard` is known of those that were searched for.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Held:
     primary_term: int
     source: Mapping[str, Any]
     ours: bool
+    shard: int = -1
 
     @property
     def place(self) -> Place:
@@ -57,7 +59,7 @@ def page(
     """The documents of one shard whose last change lies in (after, upto], by its number; tombstones too."""
     body = _within(after, upto, size) | {"_source": dialect.whole_source(left_out)}
     response = yield Request("POST", path_of(stored.index, "_search"), on_shard(dialect, shard), body)
-    return [_held(stored, hit, moves) for hit in response.body["hits"]["hits"]]
+    return [_held(stored, hit, moves, shard) for hit in response.body["hits"]["hits"]]
 
 
 def scan(
@@ -67,7 +69,7 @@ def scan(
     body = _within(after, upto, size) | {"_source": False, "docvalue_fields": [_VERSION]}
     params = on_shard(dialect, shard) | {"filter_path": "hits.hits"}
     response = yield Request("POST", path_of(stored.index, "_search"), params, body)
-    return [_held(stored, hit, moves) for hit in response.body.get("hits", {}).get("hits", ())]
+    return [_held(stored, hit, moves, shard) for hit in response.body.get("hits", {}).get("hits", ())]
 
 
 def _within(after: int, upto: int, size: int) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _get(stored: Stored, places: Iterable[Place], params: Mapping[str, str], mov
     return [_held(stored, one, moves) for one in (yield from documents(stored.index, docs, params))]
 
 
-def _held(stored: Stored, found: Mapping[str, Any], moves: int) -> Held:
+def _held(stored: Stored, found: Mapping[str, Any], moves: int, shard: int = -1) -> Held:
     source = found.get("_source") or {}
     given = found.get("fields", {}).get(_VERSION) if "fields" in found else _noted(source)
     noted = int(given[0]) if isinstance(given, list) else given
@@ -112,6 +114,7 @@ def _held(stored: Stored, found: Mapping[str, Any], moves: int) -> Held:
         int(found["_primary_term"]),
         source,
         noted == int(found["_version"]),
+        shard,
     )
 
 

@@ -21,6 +21,9 @@ from .report import Step
 log = logging.getLogger(__name__)
 
 _COMPARISONS, _CUTS = 10, 8
+# Catching up before writes are refused: so often at most, until it takes this part of the time that they may be, or
+# is no less than this part of what it was.
+_ROUNDS, _QUICK, _LESS = 20, 10, 0.8
 
 
 class Swapping(Filling):
@@ -79,9 +82,7 @@ class Swapping(Filling):
             self._move(source, target, self._heads(target))
             return
         for _ in range(_CUTS):
-            # What little is left is encoded before, and not while writers wait.
-            while self._mended(copier, comparer) > FEW:
-                pass
+            self._catch_up(copier, comparer)
             began = time.monotonic()
             try:
                 self._ask(partial(cutover.block, self.lock.by(source)))
@@ -100,6 +101,21 @@ class Swapping(Filling):
             hint="try it at a quieter time, or allow a longer stall with --stall",
         )
 
+    def _catch_up(self, copier: Copier, comparer: Comparer) -> None:
+        """What little is left is encoded before writes are refused, until that takes a fraction of the time allowed, or
+        does not become less any more."""
+        before = 0
+        for _ in range(_ROUNDS):
+            began = time.monotonic()
+            count = self._mended(copier, comparer)
+            # A refresh makes the graphs of vectors, too.
+            self._ask(partial(feed.refresh, comparer.target.index))
+            if count <= FEW and not (time.monotonic() - began) * _QUICK > self.options.stall:
+                return
+            if before and count > before * _LESS:
+                return
+            before = count
+
     def _cut(self, copier: Copier, comparer: Comparer, began: float) -> bool:
         """The last changes, with writes refused; whether it was done in time."""
         self._mended(copier, comparer)
@@ -116,8 +132,9 @@ class Swapping(Filling):
 
     def _mended(self, copier: Copier, comparer: Comparer) -> int:
         """What has changed since is made the same, lower versions too: nothing is compared after this."""
-        count = self._round(copier, lambda found: comparer.mend([one.place for one in found]), "swap")
+        count = self._round(copier, comparer.follow, "swap")
         self._refuse(self.report.compared.refused)
+        self.report += comparer.follow_deletes(self._cursor.shards)
         return count
 
     def _count(self, index: str) -> int:

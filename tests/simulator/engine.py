@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -234,9 +235,16 @@ class MemoryEngine:
         return {"docs": docs}
 
     def post_search(self, name: str, request: Request) -> Document:
-        """A range of sequence numbers, in their order; the feed asks which documents have a vector too."""
+        """A range of sequence numbers, in their order, or how many there are in each span of them; the feed asks which
+        documents have a vector too."""
         assert isinstance(request.body, Mapping)
-        shard, asked = self.one(name), request.body["query"]["bool"]
+        shard = self.one(name)
+        if "aggs" in request.body:
+            width = request.body["aggs"]["spans"]["histogram"]["interval"]
+            counts = Counter(held["seq_no"] // width * width for held in shard.searchable.values())
+            buckets = [{"key": float(key), "doc_count": count} for key, count in sorted(counts.items())]
+            return {"aggregations": {"spans": {"buckets": buckets}}}
+        asked = request.body["query"]["bool"]
         bounds, feed = asked["filter"][0]["range"]["_seq_no"], "must_not" in asked
         hits = []
         for id_, held in shard.searchable.items():
