@@ -19,6 +19,7 @@ from . import (
     cli_schema,
     cli_serve,
     cli_verify,
+    cli_versions,
     cli_watch,
     cli_worker,
     screens,
@@ -189,7 +190,8 @@ def version() -> None:
 
 
 for _commands in (
-    cli_apply, cli_attach, cli_follow, cli_ingest, cli_plan, cli_schema, cli_serve, cli_verify, cli_watch, cli_worker
+    cli_apply, cli_attach, cli_follow, cli_ingest, cli_plan, cli_schema, cli_serve, cli_verify, cli_versions, cli_watch,
+    cli_worker,
 ):  # fmt: skip
     _commands.register(app)
 app.add_typer(cli_buried.app, name="buried", rich_help_panel="Watching")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,9 +16,10 @@ from . import screens, screens_plan
 
 if TYPE_CHECKING:
     from .client import Cluster
-    from .ingest.reindex import Report, Step, Version
+    from .evaluation import Verdict
+    from .ingest.reindex import Gate as Judge
+    from .ingest.reindex import Report, Step
     from .ingest.reindex.applying import Applied
-    from .mappings import Stored
     from .mappings.plan import ChangePlan
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -27,6 +28,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Block = Annotated[
     bool | None,
     typer.Option("--block/--no-block", help="Refuse writes for a moment at the swap; else where others write too."),
+]
+Encode = Annotated[
+    Literal["auto", "here", "workers"],
+    typer.Option(help="Who makes vectors anew: this process, the workers, or these where any is running."),
 ]
 Stall = Annotated[float, typer.Option(min=0.1, help="Seconds for which they may be refused at a time.")]
 
@@ -46,7 +51,7 @@ _STEPS = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (apply, abort, rollback, versions):
+    for command in (apply, abort, rollback):
         app.command()(command)
 
 
@@ -64,6 +69,7 @@ def apply(
     ] = None,
     block: Block = None,
     stall: Stall = 2.0,
+    encode: Encode = "auto",
     as_json: Json = False,
     url: Url = None,
 ) -> None:
@@ -84,38 +90,31 @@ def apply(
         if planned and not yes:
             typer.confirm("Do this?", abort=True, err=True)
         with progress(f"apply {wanted.index}") as show:
-            done = cluster.apply(wanted, gate=judge, options=Options(block=block, stall=stall), progress=show)
+            done = cluster.apply(
+                wanted, gate=judge, options=Options(block=block, stall=stall, encode=encode), progress=show
+            )
     _finish(done, as_json)
 
 
 def _gate(
     cluster: Cluster, judgments: Path | None, queries: Path | None, delta: float, recall: float | None
-) -> Callable[[Stored, Stored], None] | None:
+) -> Judge | None:
     """What judges a new version before the swap, and prints both figures."""
     if judgments is None and recall is None:
         return None
-    from .errors import ReindexStopped
-    from .evaluation.compare import compare
-    from .evaluation.gate import Gate
-    from .evaluation.judgments import read_judgments
+    from .evaluation import Gate, read_judgments
 
     given = read_judgments(judgments, queries) if judgments else None
-    limits = Gate(min_ndcg_delta=delta, min_recall=recall)
+    return Gate(min_ndcg_delta=delta, min_recall=recall).asking(cluster.engine, given, tell=_judged)
 
-    def judge(old: Stored, new: Stored) -> None:
-        found = compare(cluster.engine, old, new, given)
-        for one in (found.old, found.new):
-            ndcg = "" if one.ndcg is None else f"nDCG@{found.k} {one.ndcg:.4f}, "
-            screens.err.print(f"{one.index}: {ndcg}recall@{found.depth} {one.recall:.4f}", markup=False)
-        verdict = limits.judge(found)
-        if not verdict.passed:
-            raise ReindexStopped(
-                f"{new.index} is not good enough to take the place of {old.index}: {verdict}",
-                hint=f"both are kept: lower the gate and apply again, or `knnex abort {old.spec.index}`",
-            )
+
+def _judged(verdict: Verdict) -> None:
+    found = verdict.comparison
+    for one in (found.old, found.new):
+        ndcg = "" if one.ndcg is None else f"nDCG@{found.k} {one.ndcg:.4f}, "
+        screens.err.print(f"{one.index}: {ndcg}recall@{found.depth} {one.recall:.4f}", markup=False)
+    if verdict.passed:
         screens.err.print(f"the gate lets it pass: {verdict}", markup=False)
-
-    return judge
 
 
 def abort(
@@ -136,6 +135,7 @@ def rollback(
     yes: Yes = False,
     block: Block = None,
     stall: Stall = 2.0,
+    encode: Encode = "auto",
     as_json: Json = False,
     url: Url = None,
 ) -> None:
@@ -147,57 +147,11 @@ def rollback(
         if not yes:
             typer.confirm(f"Return {index} to {to or 'the version before'}?", abort=True, err=True)
         with progress(f"rollback {index}") as show:
-            done = cluster.rollback(index, to, options=Options(block=block, stall=stall), progress=show)
+            done = cluster.rollback(index, to, options=Options(block=block, stall=stall, encode=encode), progress=show)
     if as_json:
         screens.print_json(asdict(done))
     else:
         _print_moved(done)
-
-
-def versions(
-    index: str,
-    drop: Annotated[str | None, typer.Option(help="Delete this former version.")] = None,
-    yes: Yes = False,
-    as_json: Json = False,
-    url: Url = None,
-) -> None:
-    """List the versions of an index, with sizes and models; or delete one of them."""
-    from .client import connect
-
-    with connect(url) as cluster:
-        if drop:
-            if not yes:
-                typer.confirm(f"Delete {drop} and all its documents?", abort=True, err=True)
-            cluster.drop_version(index, drop)
-            screens.out.print(f"Deleted {drop}.", markup=False)
-            return
-        found = cluster.versions(index)
-    if as_json:
-        screens.print_json([_row(one) for one in found])
-        return
-    rows = []
-    for one in found:
-        row = _row(one)
-        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created / 1000))
-        # Of a model's directory the last names tell enough.
-        models = {name: "/".join(by.split("/")[-2:]) for name, by in row["encoders"].items()}
-        vectors = ", ".join(f"{name}: {by} ({row['fingerprints'][name][:12]})" for name, by in models.items())
-        rows.append((one.name, one.state, f"{one.documents:,}", screens_plan.size(one.bytes), made, vectors))
-    heads = ("version", "state", "documents", "size", "made", "vectors")
-    screens_plan.columns(heads, rows, ["green" if one.state == "live" else "" for one in found])
-
-
-def _row(one: Version) -> dict[str, Any]:
-    resolved, embeddings = (one.stored.resolved, one.stored.spec.embeddings) if one.stored else ({}, {})
-    return {
-        "name": one.name,
-        "state": one.state,
-        "documents": one.documents,
-        "bytes": one.bytes,
-        "created": one.created,
-        "fingerprints": {name: made.fingerprint for name, made in resolved.items()},
-        "encoders": {name: each.encoder for name, each in embeddings.items()},
-    }
 
 
 @contextmanager
@@ -268,9 +222,11 @@ def _finish(done: Applied, as_json: bool) -> None:
 def _print_moved(done: Report) -> None:
     copied = done.copied
     screens.out.print(f"[green]✓[/] {done.alias} is {done.target} now; {done.source} is kept.")
+    by_workers = f", {copied.handed:,} documents by workers" if copied.handed else ""
     screens.out.print(
         f"{copied.copied:,} documents copied, {copied.reused:,} vectors taken over, {copied.encoded:,} texts encoded, "
-        f"{copied.cached:,} from the cache; {done.compared.seen:,} compared, {done.compared.differences:,} mended."
+        f"{copied.cached:,} from the cache{by_workers}; {done.compared.seen:,} compared, "
+        f"{done.compared.differences:,} mended."
     )
     if copied.without:
         screens.out.print(

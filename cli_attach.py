@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import screens
+from .mappings.attach_spec import DEFAULT_ENCODER
 from .settings import settings
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
-
-_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +36,7 @@ def attach(
         typer.Option("--spec", help="A spec in YAML; if there is no such file, the proposal goes there."),
     ] = None,
     embed: Annotated[list[str] | None, typer.Option("--embed", help="A field to make the vector of.")] = None,
-    encoder: Annotated[str, typer.Option("--encoder", help="The model.")] = _ENCODER,
+    encoder: Annotated[str, typer.Option("--encoder", help="The model.")] = DEFAULT_ENCODER,
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and change nothing.")] = False,
     as_json: Json = False,

@@ -37,6 +37,9 @@ def verify(
     encode: Annotated[
         int, typer.Option(min=0, help="Encode the texts of about so many documents again, and compare.")
     ] = 0,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Read every picture again: can it still be had?")
+    ] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Give documents their vectors again.")] = False,
     named: Annotated[int, typer.Option(min=0, help="How many faults are named.")] = _NAMED,
     as_json: Json = False,
@@ -49,12 +52,22 @@ def verify(
     with connect(url) as cluster, _progress(f"verify {index}") as show:
         stored = cluster.index(index).stored
         done = audit(
-            cluster.engine, stored, alias=index, sample=sample, encode=encode, repair=repair, keep=named, tell=show
+            cluster.engine,
+            stored,
+            alias=index,
+            sample=sample,
+            encode=encode,
+            pictures=pictures,
+            repair=repair,
+            keep=named,
+            tell=show,
         )
     if as_json:
         screens.print_json(done.to_dict())
     else:
         _print(index, done)
+        if not (pictures or encode) and any(one.kind == "image" for one in stored.spec.embeddings.values()):
+            screens.out.print("  its pictures were not read again: --pictures reads them")
     if not done.clean:
         raise typer.Exit(1)
 
@@ -95,6 +108,8 @@ def _print(index: str, done: AuditReport) -> None:
         screens.out.print(f"  {escape(name)}: {done.vectors.get(name, 0):,} have a vector{without}")
     if done.compared:
         screens.out.print(f"  {done.compared:,} documents were encoded again and compared")
+    if done.pictures is not None:
+        screens.out.print(f"  {done.pictures:,} pictures were read again")
     for kind, count in sorted(done.faults.items(), key=lambda one: -one[1]):
         screens.out.print(f"[red]✗[/] {count:,} {kind}: {KINDS[kind]}")
     for fault in done.examples if done.repaired is None else ():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .workers.watch import View, Watcher
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-OneLane = Annotated[str | None, typer.Option("--lane", help="live, backfill or updates; else the whole index.")]
+OneLane = Annotated[str | None, typer.Option("--lane", help="live, backfill, updates or copies; else the whole index.")]
 
 # Seconds between two looks: on a terminal, and where each look is a line of a file.
 _EVERY, _EVERY_LINE = 0.5, 5.0

@@ -26,7 +26,7 @@ from .index import AsyncIndex, Index
 from .ingest import EventLog, open_log
 from .ingest.attach import attach, detach, examine, fill
 from .ingest.feed_state import FeedReport
-from .ingest.reindex import Gate, Options, Step, Version, abort, drop_version, roll_back, versions
+from .ingest.reindex import Gate, Options, Step, Version, abort, drop_version, note_quality, roll_back, versions
 from .ingest.reindex import Report as MoveReport
 from .ingest.reindex.applying import Applied, apply, planned
 from .mappings import Spec, create, drop, find, load_spec
@@ -37,6 +37,8 @@ from .settings import settings
 if TYPE_CHECKING:
     import elasticsearch
     import opensearchpy
+
+    from .evaluation import Judgments
 
 SpecSource = str | Path | Mapping[str, Any] | Spec
 
@@ -183,8 +185,9 @@ class Cluster(_Logged):
     ) -> Applied:
         """Make an index what its spec says, in place or by a new version, or go on where an earlier run stopped.
 
-        `gate(old, new)` may raise ReindexStopped before a new version takes the place of the old one. Raises what
-        `plan` raises, ReindexStopped, AlreadyRunning, EncoderError, LogUnavailable, EngineError.
+        `gate(old, new)`, such as `evaluation.Gate().asking(...)`, may stop a new version before it takes the place of
+        the old one: by ReindexStopped, or by a `Judged`, whose figures `versions` tells. Raises what `plan` raises,
+        ReindexStopped, AlreadyRunning, EncoderError, LogUnavailable, EngineError.
         """
         return apply(self.engine, self.log, load_spec(spec), gate=gate, options=options, tell=progress)
 
@@ -202,6 +205,18 @@ class Cluster(_Logged):
     def versions(self, name: str) -> list[Version]:
         """The versions of an index, oldest first. Raises IndexMissing, SpecMismatch."""
         return self.engine.run(versions(name))
+
+    def measure(self, name: str, judgments: Judgments | None = None) -> list[Version]:
+        """Measure each version of an index, by judgments or by its graph's recall, for `versions` to tell from now on.
+
+        Raises AlreadyRunning while a new version is being built, ModelMismatch, QueryError, EngineError.
+        """
+        from .evaluation import measure
+
+        held = [(one.name, one.stored) for one in self.versions(name) if one.state != "building"]
+        found = {version: measure(self.engine, stored, judgments) for version, stored in held if stored}
+        note_quality(self.engine, name, found)
+        return self.versions(name)
 
     def drop_version(self, name: str, version: str) -> None:
         """Delete a former version of an index. Raises ReindexStopped for the one in use, IndexMissing."""

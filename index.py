@@ -92,12 +92,23 @@ class Index(Asking):
         """How many documents a search sees."""
         return self._cluster.engine.run(_count(self.name))
 
-    def verify(self, *, sample: int | None = None, encode: int = 0, repair: bool = False) -> AuditReport:
+    def verify(
+        self, *, sample: int | None = None, encode: int = 0, pictures: bool = False, repair: bool = False
+    ) -> AuditReport:
         """Whether every vector belongs to its text and to the index's model, of all documents or a sample at random.
 
-        `encode` so many texts again, and compare; `repair` what can be. Raises ModelMismatch, EngineError.
+        `encode` so many texts again, and compare; read all `pictures` again; `repair` what can be. Raises InputError,
+        ModelMismatch, EngineError.
         """
-        return audit(self._cluster.engine, self.stored, alias=self.name, sample=sample, encode=encode, repair=repair)
+        return audit(
+            self._cluster.engine,
+            self.stored,
+            alias=self.name,
+            sample=sample,
+            encode=encode,
+            pictures=pictures,
+            repair=repair,
+        )
 
     def target(self) -> Target:
         """The index as a worker writes to it: with its encoders, and the cache of vectors. Raises ModelMismatch."""

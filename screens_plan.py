@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from .screens import out, tame
 
@@ -83,7 +83,10 @@ def columns(heads: Sequence[str], rows: Iterable[Sequence[str]], colors: Sequenc
     """A table on a terminal, and columns of plain text elsewhere, where nothing may be cut or broken."""
     rows = list(rows)
     if out.is_terminal:
-        table = Table(*heads, box=None, pad_edge=False)
+        first, *others = heads
+        # What a line is about stays whole as long as there is room for anything.
+        folding = (Column(head, overflow="fold") for head in others)
+        table = Table(Column(first, no_wrap=True), *folding, box=None, pad_edge=False)
         for row, color in zip(rows, colors, strict=True):
             table.add_row(*map(escape, row), style=color or None)
         out.print(table)

@@ -120,6 +120,8 @@ def _lanes(one: IndexView, width: int) -> Table:
     for name in shown:
         table.add_column(name, justify="right", no_wrap=True)
     for lane in one.lanes:
+        if lane.lane == "copies" and not (_count(lane) or lane.fresh or lane.paused):  # most of the time
+            continue
         cells = _cells(lane)
         if "in hand" not in shown:
             cells["waiting"] = _number(lane.waiting + lane.in_hand)

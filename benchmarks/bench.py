@@ -38,6 +38,8 @@ class Servers:
 
     engine_url: str
     redis_url: str
+    #: The processes of these two, which are nobody's children.
+    pids: tuple[int, int]
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def servers(engine: str) -> Iterator[Servers]:
                         if worker.poll() is not None:
                             raise RuntimeError((home / "worker.log").read_text())
                         time.sleep(0.1)
-                    yield Servers(node.url, redis.url)
+                    yield Servers(node.url, redis.url, (node.pid, redis.pid))
                 finally:
                     worker.terminate()
                     worker.wait(60)

@@ -11,6 +11,7 @@ process, worker, engine and Redis together, say the same where other processes t
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -37,16 +38,17 @@ class Meter:
     """Documents per second, and milliseconds of processor per document, by name, a figure for each round."""
 
     documents: int
+    servers: Sequence[int]
     rates: dict[str, list[float]] = field(default_factory=dict)
     costs: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, name: str, work: Callable[[], object]) -> float:
         """Run it; its documents per second."""
-        started, before = time.perf_counter(), processor()
+        started, before = time.perf_counter(), processor(self.servers)
         work()
         rate = self.documents / (time.perf_counter() - started)
         self.rates.setdefault(name, []).append(rate)
-        self.costs.setdefault(name, []).append((processor() - before) / self.documents * 1000)
+        self.costs.setdefault(name, []).append((processor(self.servers) - before) / self.documents * 1000)
         return rate
 
     def clear(self) -> None:
@@ -55,21 +57,22 @@ class Meter:
         self.costs.clear()
 
 
-def processor() -> float:
-    """Seconds of processor time of this process and all that it started, as far as they live."""
+def processor(servers: Sequence[int]) -> float:
+    """Seconds of processor time of this process, the servers, and all that they started, as far as they live."""
     whole = 0.0
-    for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-        with suppress(psutil.Error):
-            whole += sum(process.cpu_times()[:2])
+    for one in (os.getpid(), *servers):
+        for process in (psutil.Process(one), *psutil.Process(one).children(recursive=True)):
+            with suppress(psutil.Error):
+                whole += sum(process.cpu_times()[:2])
     return whole
 
 
 class Live(ingest.Bench):
     """The ways of `ingest.py` that are asked for here, metered."""
 
-    def __init__(self, cluster: Cluster, texts: list[str]) -> None:
+    def __init__(self, cluster: Cluster, texts: list[str], servers: Sequence[int]) -> None:
         super().__init__(cluster, texts)
-        self.meter = Meter(len(texts))
+        self.meter = Meter(len(texts), servers)
 
     def twice(self, number: int) -> float:
         """Through the log, and once more unchanged; the first time is the figure."""
@@ -164,7 +167,7 @@ def main() -> None:
     options = parser.parse_args()
     texts = ingest.texts_of(options.texts, options.documents)
     with bench.servers(options.engine) as running, connect(running.engine_url, redis_url=running.redis_url) as cluster:
-        work = Live(cluster, texts)
+        work = Live(cluster, texts, running.pids)
         ways = {THROUGH: work.twice, INLINE: work.here, WRITING: work.ready_made}
         for way in ways.values():
             way(10**6)

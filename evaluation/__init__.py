@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .compare import Comparison, compare
+from .compare import Comparison, compare, measure
 from .gate import Gate, Verdict
 from .judgments import Judgments, read_judgments
 from .ranking import ndcg, recall, reciprocal_rank
@@ -13,6 +13,7 @@ __all__ = [
     "Judgments",
     "Verdict",
     "compare",
+    "measure",
     "ndcg",
     "read_judgments",
     "recall",

@@ -89,12 +89,6 @@ def encoded(stored: Stored, texts: Sequence[str]) -> Encode:
     return encode
 
 
-def count(stored: Stored) -> Flow[int]:
-    """How many documents a version holds, tombstones not counted."""
-    body = {"query": {"bool": {"must_not": [{"term": {f"{PROVENANCE}.deleted": True}}]}}}
-    return int((yield Request("POST", path_of(stored.index, "_count"), body=body)).body["count"])
-
-
 def some_ids(stored: Stored, name: str, size: int, seed: int) -> Flow[list[str]]:
     """The ids of documents with a vector, at random, the same ones each time as far as the engine allows it."""
     path = f"{PROVENANCE}.vectors.{name}.fingerprint"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from ..encoders import query_vectors
 from ..engines import Engine
 from ..errors import QueryError
+from ..ingest.reindex import Quality
 from ..mappings import Stored
 from ..query import Query
 from .asking import Matrix, ask, every_embedding, patiently, some_ids
@@ -23,6 +25,7 @@ from .ranking import judged, ndcg, recall, reciprocal_rank
 By = Literal["judgments", "exact search"]
 
 _BOOTSTRAPS = 2_000
+_TRUTHS = {"exact": "exact search", "wide": "10,000 candidates"}
 # Documents whose vectors are asked with where nobody gave a query.
 _PROBES = 100
 
@@ -45,6 +48,13 @@ class Figures:
     # What the recall was compared with: "exact", or "wide" for a search with 10,000 candidates.
     truth: str | None = None
 
+    def quality(self, k: int, depth: int, queries: int, name: str) -> Quality:
+        """What is kept of them with the version; `name` is that of the judgments."""
+        figures = {f"nDCG@{k}": self.ndcg, f"recall@{depth}": self.recall, "MRR": self.mrr, "judged": self.judged}
+        by = name if self.truth is None else _TRUTHS[self.truth]
+        known = {key: value for key, value in figures.items() if value is not None}
+        return Quality(known, by, queries, int(time.time() * 1000))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -65,6 +75,13 @@ class Comparison:
     overlap: float = 0.0
     # The queries that lost most: text, old, new.
     losers: Sequence[tuple[str, float, float]] = field(default=())
+
+    # What the judgments are called.
+    name: str = ""
+
+    def quality(self) -> dict[str, Quality]:
+        """What is kept of both versions."""
+        return {one.index: one.quality(self.k, self.depth, self.queries, self.name) for one in (self.old, self.new)}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -94,18 +111,38 @@ def compare(
 
     Raises ModelMismatch, QueryError, EngineError.
     """
-    pair = _Pair(engine, (old, new), k, tell or _silent)
+    asked = _Asked(engine, (old, new), k, tell or _silent)
     if isinstance(given, Judgments):
-        return _by_judgments(pair, given.limited(most), max(k, depth), query_of)
+        given, depth = given.limited(most), max(k, depth)
+        pair = [_ranked(asked, stored, given, depth, query_of) for stored in asked.versions]
+        return replace(_compared("judgments", pair, list(given.queries.values()), k, depth), name=given.name)
     texts = list(given or ())[:most]
     name = embedding or next((one for one in new.spec.embeddings if one in old.spec.embeddings), "")
-    if not all(name in stored.spec.embeddings for stored in pair.versions):
+    if not all(name in stored.spec.embeddings for stored in asked.versions):
         raise QueryError(
             f"{old.index} and {new.index} have no embedding {name or 'in common'}",
             hint="compare them by judgments: these need none",
         )
-    labels, probes = _texts(pair, name, texts) if texts else _documents(pair, name, min(most, _PROBES), seed)
-    return _by_exact(pair, name, labels, probes, [] if texts else labels, max_exact)
+    labels, probes = _texts(asked, name, texts) if texts else _documents(asked, name, min(most, _PROBES), seed)
+    own = [] if texts else labels
+    pair = [_graph(asked, *one, name, own, max_exact) for one in zip(asked.versions, probes, strict=True)]
+    return _compared("exact search", pair, labels, k, k)
+
+
+def measure(
+    engine: Engine, stored: Stored, given: Judgments | None = None, *, k: int = 10, depth: int = 100, most: int = 1_000
+) -> Quality:
+    """How good one version is: by judgments as in `compare`, else the recall of its first embedding's graph.
+
+    Raises ModelMismatch, QueryError, EngineError.
+    """
+    asked = _Asked(engine, (stored,), k, _silent)
+    if given:
+        given = given.limited(most)
+        return _ranked(asked, stored, given, depth, every_embedding).figures.quality(k, depth, len(given), given.name)
+    name = next(iter(stored.spec.embeddings), "")
+    labels, (probes,) = _documents(asked, name, min(most, _PROBES), 0)
+    return _graph(asked, stored, probes, name, labels, MAX_EXACT).figures.quality(k, k, len(labels), "")
 
 
 def _silent(what: str, done: int) -> None:
@@ -113,95 +150,84 @@ def _silent(what: str, done: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Two versions that are asked the same, the old one first."""
+class _Asked:
+    """Versions that are asked the same, the old one first."""
 
     engine: Engine
-    versions: tuple[Stored, Stored]
+    versions: Sequence[Stored]
     k: int
     tell: Callable[[str, int], None]
 
 
-def _by_judgments(pair: _Pair, given: Judgments, depth: int, query_of: Callable[[str, Stored], Query]) -> Comparison:
-    names, k = list(given.queries), pair.k
-    texts, figures, gains, best = [given.queries[name] for name in names], [], [], []
-    for stored in pair.versions:
-        tell = partial(pair.tell, f"asking {stored.index}, of {len(texts):,}")
-        asked = ask(pair.engine, stored, texts, depth, query_of, tell=tell)
-        held = [(ranked, given.grades[name]) for name, ranked in zip(names, asked.rankings, strict=True)]
-        gains.append(np.array([ndcg(ranked, grades, k) for ranked, grades in held]))
-        best.append([set(ranked[:k]) for ranked in asked.rankings])
-        figures.append(
-            Figures(
-                stored.index,
-                recall=_mean(recall(ranked, grades, depth) for ranked, grades in held),
-                ndcg=float(gains[-1].mean()),
-                mrr=_mean(reciprocal_rank(ranked, grades, k) for ranked, grades in held),
-                judged=_mean(judged(ranked, grades, k) for ranked, grades in held),
-                took_ms=asked.took_ms,
-            )
-        )
-    delta = {name: getattr(figures[1], name) - getattr(figures[0], name) for name in ("ndcg", "recall", "mrr")}
-    return _compared("judgments", figures, texts, k, depth, delta, gains, _overlap(*best))
+@dataclass(frozen=True)
+class _Answers:
+    """What one version answered: its figures, and for each question how good and what the best k were."""
+
+    figures: Figures
+    values: Matrix
+    best: Sequence[set[str]]
 
 
-def _texts(pair: _Pair, name: str, texts: Sequence[str]) -> tuple[Sequence[str], list[Matrix]]:
-    return texts, [query_vectors(stored, name, texts) for stored in pair.versions]
+def _ranked(
+    asked: _Asked, stored: Stored, given: Judgments, depth: int, query_of: Callable[[str, Stored], Query]
+) -> _Answers:
+    k, texts = asked.k, list(given.queries.values())
+    tell = partial(asked.tell, f"asking {stored.index}, of {len(texts):,}")
+    answers = ask(asked.engine, stored, texts, depth, query_of, tell=tell)
+    held = [(ranked, given.grades[name]) for name, ranked in zip(given.queries, answers.rankings, strict=True)]
+    gains = np.array([ndcg(ranked, grades, k) for ranked, grades in held])
+    figures = Figures(
+        stored.index,
+        recall=_mean(recall(ranked, grades, depth) for ranked, grades in held),
+        ndcg=float(gains.mean()),
+        mrr=_mean(reciprocal_rank(ranked, grades, k) for ranked, grades in held),
+        judged=_mean(judged(ranked, grades, k) for ranked, grades in held),
+        took_ms=answers.took_ms,
+    )
+    return _Answers(figures, gains, [set(ranked[:k]) for ranked in answers.rankings])
 
 
-def _documents(pair: _Pair, name: str, size: int, seed: int) -> tuple[Sequence[str], list[Matrix]]:
-    """Documents that have a vector in both versions, and their vectors, of chunks the first."""
-    ids = patiently(pair.engine, lambda: some_ids(pair.versions[1], name, size, seed))
-    held = [vectors_named(pair.engine, stored, name, ids) for stored in pair.versions]
-    both = [one for one in ids if all(one in some for some in held)]
-    if not both:
-        raise QueryError(
-            f"no document has a vector {name} in both {' and '.join(one.index for one in pair.versions)}",
-            hint="give texts to ask, or judgments",
-        )
-    return both, [np.stack([some[one][0] for one in both]) for some in held]
+def _texts(asked: _Asked, name: str, texts: Sequence[str]) -> tuple[Sequence[str], list[Matrix]]:
+    return texts, [query_vectors(stored, name, texts) for stored in asked.versions]
 
 
-def _by_exact(
-    pair: _Pair, name: str, labels: Sequence[str], probes: Sequence[Matrix], own: Sequence[str], max_exact: int
-) -> Comparison:
-    figures, shares, best = [], [], []
-    for stored, rows in zip(pair.versions, probes, strict=True):
-        tell = partial(pair.tell, f"reading {stored.index}")
-        graph = graph_recall(pair.engine, stored, name, rows, pair.k, leave_out=own, most=max_exact, tell=tell)
-        figures.append(Figures(stored.index, recall=graph.recall, least=graph.least, truth=graph.truth))
-        shares.append(np.array(graph.shares))
-        best.append([set(ranked) for ranked in graph.rankings])
-    delta = {"recall": figures[1].recall - figures[0].recall}
-    return _compared("exact search", figures, labels, pair.k, pair.k, delta, shares, _overlap(*best))
+def _documents(asked: _Asked, name: str, size: int, seed: int) -> tuple[Sequence[str], list[Matrix]]:
+    """Documents that have a vector in every version, and their vectors, of chunks the first."""
+    ids = patiently(asked.engine, lambda: some_ids(asked.versions[-1], name, size, seed))
+    held = [vectors_named(asked.engine, stored, name, ids) for stored in asked.versions]
+    all_have = [one for one in ids if all(one in some for some in held)]
+    if not all_have:
+        where = " and in ".join(one.index for one in asked.versions)
+        raise QueryError(f"no document has a vector {name} in {where}", hint="give texts to ask, or judgments")
+    return all_have, [np.stack([some[one][0] for one in all_have]) for some in held]
 
 
-def _compared(
-    by: By,
-    figures: Sequence[Figures],
-    texts: Sequence[str],
-    k: int,
-    depth: int,
-    delta: Mapping[str, float],
-    values: Sequence[Matrix],
-    overlap: float,
-) -> Comparison:
-    before, after = values
-    change = after - before
+def _graph(asked: _Asked, stored: Stored, probes: Matrix, name: str, own: Sequence[str], max_exact: int) -> _Answers:
+    tell = partial(asked.tell, f"reading {stored.index}")
+    graph = graph_recall(asked.engine, stored, name, probes, asked.k, leave_out=own, most=max_exact, tell=tell)
+    figures = Figures(stored.index, recall=graph.recall, least=graph.least, truth=graph.truth)
+    return _Answers(figures, np.array(graph.shares), [set(ranked) for ranked in graph.rankings])
+
+
+def _compared(by: By, pair: Sequence[_Answers], texts: Sequence[str], k: int, depth: int) -> Comparison:
+    before, after = pair
+    old, new = before.figures, after.figures
+    change = after.values - before.values
     order = [int(place) for place in np.argsort(change, kind="stable")[:10] if change[place] < 0]
+    names = ("ndcg", "recall", "mrr") if by == "judgments" else ("recall",)
     return Comparison(
         by,
-        figures[0],
-        figures[1],
+        old,
+        new,
         queries=len(texts),
         k=k,
         depth=depth,
-        delta=delta,
+        delta={name: getattr(new, name) - getattr(old, name) for name in names},
         interval=interval(change),
         better=int((change > 1e-9).sum()),
         worse=int((change < -1e-9).sum()),
-        overlap=overlap,
-        losers=[(texts[place], float(before[place]), float(after[place])) for place in order],
+        overlap=_overlap(before.best, after.best),
+        losers=[(texts[place], float(before.values[place]), float(after.values[place])) for place in order],
     )
 
 

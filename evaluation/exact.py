@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engines import Engine, Flow, Request, path_of
-from ..mappings import PROVENANCE, Stored
+from ..mappings import ALIVE, PROVENANCE, Stored
+from ..mappings.look import count
 from ..query import Query, plan, search
 from ..query.answers import answered
-from .asking import Matrix, concrete, count, patiently
+from .asking import Matrix, concrete, patiently
 
 Truth = Literal["exact", "wide"]
 
@@ -58,7 +59,7 @@ def graph_recall(
     """
     own = list(leave_out) or [None] * len(probes)
     found = [_near(engine, stored, name, row, k, one) for row, one in zip(probes, own, strict=True)]
-    if patiently(engine, lambda: count(stored)) > most:
+    if patiently(engine, lambda: count(stored.index, ALIVE)) > most:
         wide = [_near(engine, stored, name, row, k, one, _WIDE) for row, one in zip(probes, own, strict=True)]
         shares = [len(set(a) & set(b)) / max(1, len(b)) for a, b in zip(found, wide, strict=True)]
         return Graph(float(np.mean(shares)), min(shares), "wide", found, shares)

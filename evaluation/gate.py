@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .compare import Comparison
+from ..engines import Engine
+from ..ingest.reindex import Judged
+from ..mappings import Stored
+from .compare import Comparison, compare
+from .judgments import Judgments
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,22 @@ class Gate:
     min_recall_delta: float | None = None
     min_recall: float | None = None
     min_judged: float | None = None
+
+    def asking(
+        self,
+        engine: Engine,
+        given: Judgments | Sequence[str] | None = None,
+        *,
+        tell: Callable[[Verdict], object] = lambda _: None,
+    ) -> Callable[[Stored, Stored], Judged]:
+        """The gate of a re-index: it compares both versions as `compare` does. `tell` hears the verdict."""
+
+        def judge(old: Stored, new: Stored) -> Judged:
+            verdict = self.judge(compare(engine, old, new, given))
+            tell(verdict)
+            return Judged(verdict.comparison.quality(), "" if verdict.passed else str(verdict))
+
+        return judge
 
     def judge(self, found: Comparison) -> Verdict:
         """Hold a comparison against the gate."""

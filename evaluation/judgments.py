@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Judgments:
 
     queries: Mapping[str, str]
     grades: Mapping[str, Mapping[str, float]]
+    # What people call them: the name of the file.
+    name: str = field(default="judgments", compare=False)
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -42,7 +44,9 @@ class Judgments:
         if len(names) <= count:
             return self
         chosen = [names[place * len(names) // count] for place in range(count)]
-        return Judgments({one: self.queries[one] for one in chosen}, {one: self.grades[one] for one in chosen})
+        return replace(
+            self, queries={one: self.queries[one] for one in chosen}, grades={one: self.grades[one] for one in chosen}
+        )
 
 
 def read_judgments(path: str | Path, queries: str | Path | None = None) -> Judgments:
@@ -68,7 +72,7 @@ def read_judgments(path: str | Path, queries: str | Path | None = None) -> Judgm
     useful = {name: held for name, held in grades.items() if any(grade > 0 for grade in held.values())}
     if not useful:
         raise InputError(f"{path}: no document has a grade above 0", hint=f"judgments are {_FORMS}")
-    return Judgments({name: texts[name] for name in useful}, useful)
+    return Judgments({name: texts[name] for name in useful}, useful, path.name)
 
 
 def _grade(given: str, path: Path, line: int) -> float:

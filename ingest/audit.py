@@ -10,11 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
+from ..encoders.pictures import Pictures
 from ..engines import Engine, Flow, Request, path_of
-from ..errors import InputError
+from ..errors import InputError, ModelUnavailable
 from ..mappings import PROVENANCE, Stored
+from ..settings import settings
 from .audit_checks import Fault, Kind
 from .audit_look import Looker
 from .audit_read import Looked, Reader, layout
@@ -56,6 +59,8 @@ class AuditReport:
     sample: int | None = None
     # Documents of which the vectors were made again and compared.
     compared: int = 0
+    # Pictures that were read again, where that was asked for.
+    pictures: int | None = None
     repaired: int | None = None
     left: tuple[Fault, ...] = ()
     left_count: int = 0
@@ -78,6 +83,7 @@ def audit(
     alias: str | None = None,
     sample: int | None = None,
     encode: int = 0,
+    pictures: bool = False,
     repair: bool = False,
     keep: int = 1_000,
     open_target: Callable[[], Target] | None = None,
@@ -89,11 +95,12 @@ def audit(
 
     `alias` is what it is searched by: that of its spec, unless another is given; a version's own name means that
     version alone, wherever the alias points. `encode` is of how many documents the vectors are made again and compared;
-    `keep` how many faults are named. `repair` gives documents their vectors again, each only if it is still the one
-    that was read. What is written meanwhile is not looked at.
+    `pictures` has every picture read again, without a model; `keep` how many faults are named. `repair` gives documents
+    their vectors again, each only if it is still the one that was read. What is written meanwhile is not looked at.
 
-    Raises InputError for a sample out of range, ModelUnavailable, ModelMismatch where vectors are to be compared or
-    repaired, UnsupportedByEngine for a full pass over an index without sequence numbers, EngineError.
+    Raises InputError for a sample out of range and for pictures that are not read here, ModelUnavailable, ModelMismatch
+    where vectors are to be compared or repaired, UnsupportedByEngine for a full pass over an index without sequence
+    numbers, EngineError.
     """
     if sample is not None and not 1 <= sample <= MAX_SAMPLE:
         raise InputError(f"a sample of {sample:,} documents", hint=f"take 1 to {MAX_SAMPLE:,}, or all of them")
@@ -103,7 +110,8 @@ def audit(
     heads = reader.heads()
     total = reader.ask(lambda: _count(stored.index))
     share = encode / max(1, sample or total)
-    looker = Looker(reader, target if encode else None, lambda _: random.random() < share)  # noqa: S311
+    reading = _pictures(stored) if pictures else None
+    looker = Looker(reader, target if encode else None, lambda _: random.random() < share, reading)  # noqa: S311
     mender = Mender(looker, target, patience, sleep) if target and repair else None
     found = _Found(keep)
     whole = list(_whole(reader, name))
@@ -121,11 +129,26 @@ def audit(
         examples=tuple(found.examples),
         sample=sample,
         compared=looker.compared,
+        pictures=looker.read if pictures else None,
         repaired=mended.repaired if mender else None,
         left=(*whole, *mended.left) if mender else (),
         left_count=len(whole) + mended.left_count if mender else 0,
         seconds=time.monotonic() - started,
     )
+
+
+def _pictures(stored: Stored) -> Pictures:
+    """What reads the pictures of an index. Raises InputError, ModelUnavailable where they are not read here."""
+    if not any(embedding.kind == "image" for embedding in stored.spec.embeddings.values()):
+        raise InputError(f"index {stored.spec.index!r} has no pictures", hint="an embedding of them has kind: image")
+    if settings().encoder_url:
+        raise InputError(
+            "pictures are read where KNNEX_ENCODER_URL points to, and not here",
+            hint="--encode N has those of about N documents read there",
+        )
+    if find_spec("PIL") is None:
+        raise ModelUnavailable("reading pictures needs the package pillow", hint='pip install "knnex[image]"')
+    return Pictures.by_settings()
 
 
 @dataclass

@@ -54,8 +54,8 @@ class Mender:
 
     def mend(self, faults: Sequence[Fault]) -> None:
         """Repair the documents that these faults name, and see that they are well."""
-        compared = {fault.key for fault in faults if fault.kind == "foreign"}
-        # What made a vector a foreign one only shows when it is made again.
+        compared = {fault.key for fault in faults if fault.kind in ("foreign", "unreadable")}
+        # What made a vector a foreign one only shows when it is made again, by which its picture is read too.
         looker = Looker(self.reader, self.target, lambda one: one.key in compared)
         keys = list(dict.fromkeys(fault.key for fault in faults))
         for start in range(0, len(keys), _AT_ONCE):
@@ -70,7 +70,7 @@ class Mender:
             if not wrong or number == _ROUNDS - 1:
                 break
             before, reasons = reasons, self._write(looked, wrong)
-            if reasons == before and {fault.id for fault in wrong} <= reasons.keys():
+            if reasons == before and {fault.id for fault in wrong if fault.kind != "unreadable"} <= reasons.keys():
                 break
         room = max(0, _NAMED - len(self.done.left))
         self.done.left += [replace(one, detail=reasons.get(one.id) or one.detail) for one in wrong[:room]]

@@ -79,11 +79,15 @@ def write_beside(
     """
     refused: dict[str, str] = {}
     behind = {id_: reason for reason in target.shut.values() for id_ in ids}
-    brief = replace(patience or Patience(), attempts=min(_ATTEMPTS, (patience or Patience()).attempts))
     for other, batch in zip(target.beside, prepared.beside, strict=True) if ids else ():
-        against, later = _write(engine, other, batch, ids, brief, sleep)
+        against, later = _write(engine, other, batch, ids, brief(patience or Patience()), sleep)
         refused, behind = against | refused, later | behind
     return {id_: reason for id_, reason in refused.items() if id_ not in behind}, behind
+
+
+def brief(patience: Patience) -> Patience:
+    """How long an index beside is asked again."""
+    return replace(patience, attempts=min(_ATTEMPTS, patience.attempts))
 
 
 def _write(

@@ -15,7 +15,10 @@ from ..mappings import PROVENANCE, Spec
 from .positions import version_of
 from .render import text_of
 
+#: What producers send.
 Op = Literal["upsert", "delete", "update"]
+#: And what knnex itself asks of workers: to copy a document into the version index that is being built.
+AnyOp = Literal["upsert", "delete", "update", "copy"]
 SCHEMA = 1
 #: Both engines refuse a whole bulk request for one longer id.
 MAX_ID_BYTES = 512
@@ -61,7 +64,7 @@ class Event:
 
     index: str
     id: str
-    op: Op
+    op: AnyOp
     document: Mapping[str, Any]
     version: int | None = None
     routing: str | None = None
@@ -96,7 +99,7 @@ def load(data: bytes, position: str | None = None) -> Event:
     """The event of `dump`. Raises InputError for what no version of knnex up to this one has written."""
     try:
         body = orjson.loads(data)
-        if body["schema"] != SCHEMA or body["op"] not in get_args(Op):
+        if body["schema"] != SCHEMA or body["op"] not in get_args(AnyOp):
             raise InputError(
                 f"event {position}: schema {body['schema']!r}, op {body['op']!r} are unknown here",
                 hint="a newer knnex wrote it: update this worker",

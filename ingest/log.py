@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .events import Event
-from .positions import Lane
+from .positions import WRITES, Lane, version_of
 
-#: Updates where they are the oldest of all that is unsettled, then live events, then the backfill.
-DRAINED: tuple[Lane, ...] = ("updates", "live", "backfill")
+#: Updates where they are the oldest of all that is unsettled, then live events, then the backfill, then copies.
+DRAINED: tuple[Lane, ...] = ("updates", "live", "backfill", "copies")
+#: Lanes for which nothing else is kept waiting, and which workers with a GPU leave to no others.
+URGENT = DRAINED[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ class EventLog(Protocol):
     def append(self, events: Sequence[Event], lane: Lane = "live", mark: Mark | None = None) -> list[str]:
         """Append at most 10,000 events, all or none of each index; their positions, growing.
 
-        Updates go to the lane `updates`, whatever is said. A mark is kept with the events of the first one's index.
+        Updates go to the lane `updates`, copies to `copies`, whatever is said. A mark is kept with the events of the
+        first one's index.
         """
         ...
 
@@ -108,8 +111,9 @@ class EventLog(Protocol):
     ) -> list[Delivered]:
         """Up to `count` events of these lanes: first those whose worker was silent for `lease` seconds, then new ones.
 
-        Either updates alone or none. Updates are given out in their order, to one worker at a time, and each only when
-        nothing that was accepted before it is unsettled, in any lane, but updates that are given out with it.
+        Either updates alone or none, and the same of copies. Updates are given out in their order, to one worker at a
+        time, and each only when nothing that producers sent before it is unsettled, in any lane, but updates that are
+        given out with it.
         """
         ...
 
@@ -230,3 +234,10 @@ class EventLog(Protocol):
     def tidy(self) -> int:
         """Drop the names of workers that are gone and hold nothing; how many."""
         ...
+
+
+def unwritten(log: EventLog, index: str) -> Backlog:
+    """Of what producers sent, what is not settled yet."""
+    lanes = [log.backlog(index, lane) for lane in WRITES]
+    low = min((one.low_water for one in lanes if one.low_water), key=version_of, default=None)
+    return Backlog(sum(one.undelivered for one in lanes), sum(one.pending for one in lanes), low)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import LogUnavailable
+from .positions import Lane
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,11 @@ def key_of(index: str, name: str) -> str:
     """The key of one of an index's structures."""
     # The braces put all keys of an index into one slot of a Redis Cluster, so that one transaction reaches them.
     return f"knnex:{{{index}}}:{name}"
+
+
+def stream(index: str, lane: Lane) -> str:
+    """The key of the stream of a lane."""
+    return key_of(index, "events" if lane == "live" else lane)
 
 
 def text_in(value: bytes | str) -> str:

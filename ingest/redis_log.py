@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from ..errors import InputError, LogUnavailable
 from .events import Event, load
 from .log import DRAINED, Backlog, Buried, Delivered
-from .positions import LANES, Lane, position_of, version_of
-from .redis_link import key_of, text_in
+from .positions import LANES, WRITES, Lane, position_of, version_of
+from .redis_link import key_of, stream, text_in
 from .redis_notes import dump_buried
-from .redis_streams import GROUP, RedisStreams, by_lane, numbers, stream
+from .redis_streams import GROUP, RedisStreams, by_lane, numbers
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -43,13 +43,14 @@ class RedisLog(RedisStreams):
     def take(
         self, index: str, consumer: str, count: int, lease: float, lanes: Sequence[Lane] = DRAINED
     ) -> list[Delivered]:
-        """Up to `count` events of these lanes: those of silent workers first, then new ones; updates alone."""
+        """Up to `count` events of these lanes: silent workers' first, then new ones; updates alone, and copies."""
         taken: list[Entry] = []
         for lane in lanes:
-            if lane != "updates":
+            if lane == "updates":
+                if not taken and (taken := self._take_updates(index, consumer, count, lease)):
+                    break
+            elif lane != "copies" or not taken:
                 taken += self._take(index, lane, consumer, count - len(taken), lease, _size(taken))
-            elif not taken and (taken := self._take_updates(index, consumer, count, lease)):
-                break
         return self._read_events(index, taken)
 
     def _take_updates(self, index: str, consumer: str, count: int, lease: float) -> list[Entry]:
@@ -85,8 +86,8 @@ class RedisLog(RedisStreams):
         return oldest is not None and oldest < version
 
     def _oldest_other(self, index: str) -> int | None:
-        """The version of the oldest event that is unsettled in a lane other than that of updates."""
-        found = (self._low_water(index, lane) for lane in LANES if lane != "updates")
+        """The version of the oldest event of a producer that is unsettled in a lane other than that of updates."""
+        found = (self._low_water(index, lane) for lane in WRITES if lane != "updates")
         return min((version_of(at) for at in found if at), default=None)
 
     def _read_events(self, index: str, taken: Sequence[Entry]) -> list[Delivered]:
@@ -238,20 +239,10 @@ class RedisLog(RedisStreams):
     def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
         """Counted from the streams themselves: the group's own `lag` is absent or null on some servers."""
         lanes = (lane,) if lane else LANES
-        try:
-            # No transaction: a full Redis takes none.
-            with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
-                for one in lanes:
-                    key = stream(index, one)
-                    pipeline.xlen(key).xpending(key, GROUP).xrange(key, count=1)
-                answers = pipeline.execute()
-        except LogUnavailable as error:
-            if "NOGROUP" in str(error):  # nothing was ever appended
-                return Backlog(0, 0, None)
-            raise
+        answers = self._with_group(index, lambda: self._lengths(index, lanes))
         undelivered = held = 0
         first: list[str] = []
-        for place, one in enumerate(lanes):
+        for place, one in enumerate(lanes if answers else ()):
             length, pending, oldest = answers[3 * place : 3 * place + 3]
             # More than there are where somebody trimmed the stream: whoever takes next notes that.
             mine = int(pending["pending"])
@@ -259,18 +250,25 @@ class RedisLog(RedisStreams):
             first += [position_of(*numbers(text_in(at)), one) for at, _ in oldest]
         return Backlog(undelivered, held, min(first, key=version_of, default=None))
 
+    def _lengths(self, index: str, lanes: Sequence[Lane]) -> list[Any]:
+        # No transaction: a full Redis takes none.
+        with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
+            for one in lanes:
+                key = stream(index, one)
+                pipeline.xlen(key).xpending(key, GROUP).xrange(key, count=1)
+            return list(pipeline.execute())
+
     def silent(self, index: str, seconds: float, lane: Lane | None = None) -> bool:
         """Whether a worker that has events was not heard of for so long; new ones handed back are nobody's."""
-        idle = int(seconds * 1000)
-        try:
-            with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
-                for one in (lane,) if lane else LANES:
-                    pipeline.xpending_range(stream(index, one), GROUP, "-", "+", _HANDED_BACK, idle=idle)
-                return any(entry["times_delivered"] for found in pipeline.execute() for entry in found)
-        except LogUnavailable as error:
-            if "NOGROUP" in str(error):  # nothing was ever appended
-                return False
-            raise
+        lanes = (lane,) if lane else LANES
+        found = self._with_group(index, lambda: self._unheard(index, lanes, int(seconds * 1000)))
+        return any(entry["times_delivered"] for entries in found for entry in entries)
+
+    def _unheard(self, index: str, lanes: Sequence[Lane], idle: int) -> list[Any]:
+        with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
+            for one in lanes:
+                pipeline.xpending_range(stream(index, one), GROUP, "-", "+", _HANDED_BACK, idle=idle)
+            return list(pipeline.execute())
 
     def tidy(self) -> int:
         """Drop the names of consumers that hold nothing and were not seen for an hour; how many."""

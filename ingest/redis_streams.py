@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from contextlib import suppress
 
+from ..errors import LogUnavailable
 from .events import Event, dump
 from .log import Mark
-from .positions import LANES, Lane, position_of, split
-from .redis_link import key_of, text_in
+from .positions import LANES, Lane, lane_of, position_of, split
+from .redis_link import key_of, stream, text_in
 from .redis_notes import NOTES, RedisNotes
 
 GROUP = "workers"
 _INDEXES = "knnex:indexes"
+# Gets an entry when an index has its first event, for who waits and does not know of the index.
+_NEW = "knnex:new"
 # One after the other, and beyond the last id of every lane even where the clock was set back; nothing where the index
 # was dropped, as a stream made here would have no group, and no worker would know of it. KEYS: the streams of LANES,
 # and the marks. ARGV: source and count of a mark, or two empty texts; then the number of a lane and an event, in turn.
 _APPEND = """
 local time = redis.call('TIME')
 local ms, seq = time[1] * 1000 + math.floor(time[2] / 1000), 0
-for lane = 1, 3 do
+for lane = 1, 4 do
   if redis.call('EXISTS', KEYS[lane]) == 0 then return {} end
   local info = redis.call('XINFO', 'STREAM', KEYS[lane])
   for at = 1, #info, 2 do
@@ -36,7 +39,7 @@ for at = 3, #ARGV, 2 do
   ids[#ids + 1] = redis.call('XADD', KEYS[tonumber(ARGV[at])], string.format('%.0f-%d', ms, seq), 'event', ARGV[at + 1])
   seq = seq + 1
 end
-if ARGV[1] ~= '' then redis.call('HSET', KEYS[4], ARGV[1], ARGV[2]) end
+if ARGV[1] ~= '' then redis.call('HSET', KEYS[5], ARGV[1], ARGV[2]) end
 return ids
 """
 
@@ -61,10 +64,7 @@ class RedisStreams(RedisNotes):
 
     def wait(self, timeout: float) -> bool:
         """Block until an event is appended to any index, `timeout` seconds at most; whether one was."""
-        streams = {stream(index, lane): "$" for index in self.indexes() for lane in LANES}
-        if not streams:
-            time.sleep(timeout)
-            return False
+        streams = {_NEW: "$"} | {stream(index, lane): "$" for index in self.indexes() for lane in LANES}
         with self.talking():
             return bool(self.redis.xread(streams, count=1, block=max(1, int(timeout * 1000))))
 
@@ -75,7 +75,7 @@ class RedisStreams(RedisNotes):
             mine.setdefault(event.index, []).append(place)
         positions = [""] * len(events)
         for index, places in mine.items():
-            chosen: list[Lane] = ["updates" if events[place].op == "update" else lane for place in places]
+            chosen = [lane_of(events[place].op, lane) for place in places]
             payloads = [dump(events[place]) for place in places]
             found = self._append(index, chosen, payloads, mark if index == events[0].index else None)
             for place, position in zip(places, found, strict=True):
@@ -88,10 +88,13 @@ class RedisStreams(RedisNotes):
         for lane, payload in zip(chosen, payloads, strict=True):
             arguments += [LANES.index(lane) + 1, payload]
         while True:
-            self._ensure(index)
+            new = self._ensure(index)
             with self.talking():
                 ids = self.redis.eval(_APPEND, len(keys), *keys, *arguments)
             if ids:
+                if new:
+                    with suppress(LogUnavailable), self.talking():  # then it is noticed somewhat later
+                        self.redis.xadd(_NEW, {"index": index}, maxlen=1)
                 return [position_of(*numbers(text_in(one)), lane) for one, lane in zip(ids, chosen, strict=True)]
             self._known.discard(index)  # somebody dropped the index since
 
@@ -114,9 +117,10 @@ class RedisStreams(RedisNotes):
             self.redis.delete(*(stream(index, lane) for lane in LANES), *(key_of(index, name) for name in NOTES))
         self._known.discard(index)
 
-    def _ensure(self, index: str) -> None:
+    def _ensure(self, index: str) -> bool:
+        """Make the streams of an index, if need be; whether the log did not know it."""
         if index in self._known:
-            return
+            return False
         from redis.exceptions import ResponseError
 
         with self.talking():
@@ -126,13 +130,9 @@ class RedisStreams(RedisNotes):
                 except ResponseError as error:
                     if "BUSYGROUP" not in str(error):
                         raise
-            self.redis.sadd(_INDEXES, index)
+            new = bool(self.redis.sadd(_INDEXES, index))
         self._known.add(index)
-
-
-def stream(index: str, lane: Lane) -> str:
-    """The key of the stream of a lane."""
-    return key_of(index, "events" if lane == "live" else lane)
+        return new
 
 
 def by_lane(positions: Sequence[str]) -> dict[Lane, dict[str, str]]:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from .events import Event, dump
 from .log import Mark
-from .positions import LANES, Lane
+from .positions import LANES, Lane, lane_of
 from .sql_link import clock
 from .sql_notes import SqlNotes, find_buried, put, unbury
 from .sql_tables import (
@@ -86,8 +86,8 @@ class SqlLanes(SqlNotes):
             )
             for table in (pending, events, buried, notes, groups, lanes):
                 connection.execute(sa.delete(table).where(of(table, index)))
-            if last is not None:
-                row = {"index": _FORGOTTEN, "lane": 0, "last": last, "appended": 0}
+            if last:
+                row = {"index": _FORGOTTEN, "lane": 0, "last": max(last), "appended": 0}
                 new = insert(connection, lanes).values(row)
                 connection.execute(
                     new.on_conflict_do_update(
@@ -98,20 +98,20 @@ class SqlLanes(SqlNotes):
                 )
 
 
-def _locked(connection: sa.Connection, index: str) -> int | None:
-    """Let nobody else append to an index until the end of the transaction; the last place given in any lane."""
+def _locked(connection: sa.Connection, index: str) -> list[int]:
+    """Let nobody else append to an index until the end of the transaction; the last place given in each lane."""
     query = sa.select(lanes.c.last).where(of(lanes, index)).order_by(lanes.c.lane).with_for_update()
-    return max(connection.scalars(query), default=None)
+    return list(connection.scalars(query))
 
 
 def _begin(connection: sa.Connection, index: str) -> int:
     """Make the rows of an index, where they are not there, and lock them; the last place given."""
-    while (last := _locked(connection, index)) is None:
+    while len(last := _locked(connection, index)) < len(LANES):
         for table, values in ((lanes, {"last": 0, "appended": 0}), (groups, {"taken": 0, "settled": 0})):
             rows = [{"index": index, "lane": number, **values} for number in range(len(LANES))]
             connection.execute(insert(connection, table).values(rows).on_conflict_do_nothing())
     # Asked after the lock: whoever forgot the index a moment ago has written it by now.
-    return last or connection.scalar(sa.select(lanes.c.last).where(of(lanes, _FORGOTTEN))) or 0
+    return max(last) or connection.scalar(sa.select(lanes.c.last).where(of(lanes, _FORGOTTEN))) or 0
 
 
 def _append(connection: sa.Connection, index: str, new: Sequence[Event], lane: Lane) -> list[str]:
@@ -120,7 +120,7 @@ def _append(connection: sa.Connection, index: str, new: Sequence[Event], lane: L
     start = max(clock(connection) << 14, ordinal_of(last) + 1)
     rows: list[dict[str, Any]] = []
     for number, event in enumerate(new):
-        chosen, body = number_of("updates" if event.op == "update" else lane), dump(event)
+        chosen, body = number_of(lane_of(event.op, lane)), dump(event)
         place = place_at(start + number, chosen)
         rows.append({"index": index, "lane": chosen, "place": place, "size": len(body), "body": body})
     connection.execute(sa.insert(events), rows)

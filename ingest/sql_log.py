@@ -41,7 +41,7 @@ class SqlLog(SqlLanes):
     def take(
         self, index: str, consumer: str, count: int, lease: float, lanes: Sequence[Lane] = DRAINED
     ) -> list[Delivered]:
-        """Up to `count` events of these lanes: those of silent workers first, then new ones; updates alone."""
+        """Up to `count` events of these lanes: silent workers' first, then new ones; updates alone, and copies."""
         with self.reading() as connection:  # most often there is nothing, and nobody to be kept waiting for that
             if connection.scalar(sa.select(events.c.place).where(of(events, index)).limit(1)) is None:
                 return []

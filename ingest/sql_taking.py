@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 # Documents may have megabytes each: a batch ends with the event that brings it to so many bytes.
 BATCH_BYTES = 32_000_000
-# The last of the lanes.
+# The last of the lanes of producers.
 _UPDATES = number_of("updates")
 
 
@@ -49,11 +49,14 @@ class Taking:
     def take(self, chosen: Sequence[Lane], count: int) -> list[tuple[Entry, bytes]]:
         """The events of these lanes, which are the worker's afterwards."""
         taken: list[Entry] = []
-        for lane in chosen if self.cursors else ():
-            if lane != "updates":
+        for lane in chosen:
+            if number_of(lane) not in self.cursors:  # an older knnex made the index, which had fewer lanes
+                continue
+            if lane == "updates":
+                if not taken and (taken := self._fitting([], self._updates(count))):
+                    break
+            elif lane != "copies" or not taken:
                 taken += self._fitting(taken, self._there(number_of(lane), count - len(taken)))
-            elif not taken and (taken := self._fitting([], self._updates(count))):
-                break
         return self._claimed(taken)
 
     def _updates(self, count: int) -> list[Entry]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ..errors import EngineBusy, EngineUnreachable, IngestIncomplete, LogUnavailable
 from ..settings import settings
 from .log import Backlog, EventLog
-from .positions import LANES, Lane, version_of
+from .positions import WRITES, Lane, version_of
 from .tally import Tally
 
 T = TypeVar("T")
@@ -133,7 +133,7 @@ class Waiting:
 
     def _paused(self) -> str | None:
         """Why workers leave alone what we wait for: the index, its lane, or what has to be settled before an update."""
-        before = [lane for lane in LANES if self.lane == "updates" and self.log.backlog(self.index, lane).total]
+        before = [lane for lane in WRITES if self.lane == "updates" and self.log.backlog(self.index, lane).total]
         reasons = [self.log.paused(self.index), *(self.log.paused(self.index, lane) for lane in [self.lane, *before])]
         return next((reason for reason in reasons if reason), None)
 

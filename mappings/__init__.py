@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from .apply import Stored, check_name, create, differing, drop, find, load, version_name, write_alias
-from .compile import ALIVE, META, Resolved, index_body, vector_of
+from .apply import (
+    Stored,
+    check_name,
+    create,
+    differing,
+    drop,
+    find,
+    load,
+    next_version,
+    version_name,
+    version_number,
+    write_alias,
+)
+from .compile import ALIVE, META, SEARCHED, Resolved, index_body, vector_of
 from .parse import dump_yaml, load_spec
 from .schema import json_schema
 from .spec import (
@@ -22,6 +34,7 @@ __all__ = [
     "ALIVE",
     "META",
     "PROVENANCE",
+    "SEARCHED",
     "Chunking",
     "Embedding",
     "Hnsw",
@@ -42,7 +55,9 @@ __all__ = [
     "json_schema",
     "load",
     "load_spec",
+    "next_version",
     "vector_of",
     "version_name",
+    "version_number",
     "write_alias",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ..engines import Dialect, Flow, Request, path_of
 from ..errors import IndexMissing, RequestRejected, SpecMismatch, UnsupportedByEngine
-from .compile import ALIVE, META, Resolved, index_body
+from .compile import META, SEARCHED, Resolved, index_body
 from .spec import Spec
 
 _MISSING = frozenset({404})
@@ -35,6 +35,17 @@ class Stored:
 def version_name(alias: str, number: int) -> str:
     """`movies`, 3 -> `movies-000003`."""
     return f"{alias}-{number:06d}"
+
+
+def version_number(alias: str, index: str) -> int:
+    """`movies`, `movies-000003` -> 3; 0 for an index that has not the name of a version."""
+    found = re.fullmatch(re.escape(alias) + r"-(\d{6})", index)
+    return int(found[1]) if found else 0
+
+
+def next_version(alias: str, names: Iterable[str]) -> str:
+    """The name of the version after these."""
+    return version_name(alias, max((version_number(alias, name) for name in names), default=0) + 1)
 
 
 def write_alias(index: str) -> str:
@@ -62,7 +73,7 @@ def create(spec: Spec, dialect: Dialect, resolved: Mapping[str, Resolved]) -> Fl
 
 def aliases(alias: str, index: str) -> dict[str, Any]:
     """Those of a version index: the one it is searched by, and the one that means it alone, whatever the other does."""
-    return {alias: {"filter": ALIVE, "is_write_index": True}, write_alias(index): {}}
+    return {alias: SEARCHED, write_alias(index): {}}
 
 
 def _put(index: str, body: Mapping[str, Any], dialect: Dialect) -> Flow[bool]:
@@ -148,10 +159,9 @@ def drop(alias: str) -> Flow[str]:
     if stored.attached:
         raise SpecMismatch(f"{alias!r} holds documents of others", hint=f"`knnex detach {alias}` leaves them alone")
     others = yield Request("GET", f"{path_of(alias)}-*/_mapping", {"expand_wildcards": "all"})
-    pattern = re.compile(re.escape(alias) + r"-\d{6}")
     for name, holder in others.body.items():
         ours = holder["mappings"].get("_meta", {}).get(META, {}).get("spec", {}).get("index") == alias
-        if ours and pattern.fullmatch(name) and name != stored.index:
+        if ours and version_number(alias, name) and name != stored.index:
             yield Request("DELETE", path_of(name), allow=_MISSING)
     yield Request("DELETE", path_of(stored.index))
     return stored.index

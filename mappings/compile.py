@@ -17,6 +17,9 @@ _FORMAT = 1
 #: The filter of the alias: a deleted document stays as a tombstone, so that a late older write cannot revive it.
 ALIVE: dict[str, Any] = {"bool": {"must_not": [{"term": {f"{PROVENANCE}.deleted": True}}]}}
 
+#: What the alias of an index is like, by which it is searched and written to.
+SEARCHED: dict[str, Any] = {"filter": ALIVE, "is_write_index": True}
+
 
 @dataclass(frozen=True)
 class Resolved:

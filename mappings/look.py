@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..engines import Flow, Request, path_of
 from ..errors import AccessDenied, RequestRejected, SpecMismatch
-from .apply import Stored, check_name, find
+from .apply import Stored, check_name, find, version_number
 from .compare import flat, with_defaults
 from .compile import META
 from .spec import PROVENANCE, Spec
@@ -93,9 +92,9 @@ def look(alias: str, spec: Spec | None = None, *, sample: int = SAMPLE) -> Flow[
         settings=settings,
         aliases=aliases.body[index]["aliases"],
         versions=(yield from _versions(alias)),
-        documents=(yield from _count(index, alive)),
-        deleted=(yield from _count(index, _GONE)),
-        foreign=(yield from _count(index, {"bool": {"must_not": [_OURS]}})),
+        documents=(yield from count(index, alive)),
+        deleted=(yield from count(index, _GONE)),
+        foreign=(yield from count(index, {"bool": {"must_not": [_OURS]}})),
         store_bytes=int(stats.body.get("_all", {}).get("primaries", {}).get("store", {}).get("size_in_bytes", 0)),
         free_bytes=(yield from _free()),
         sample=(yield from _sample(index, _read(stored.spec, spec), sample)) if sample else (),
@@ -129,11 +128,11 @@ def _defaults(index: str) -> Flow[dict[str, Mapping[str, Any]]]:
 
 def _versions(alias: str) -> Flow[tuple[str, ...]]:
     response = yield Request("GET", path_of(f"{alias}-*", "_alias"), allow=_MISSING)
-    ours = re.compile(re.escape(alias) + r"-\d{6,}")
-    return tuple(sorted(name for name in response.body if ours.fullmatch(name))) if response.status == 200 else ()
+    return tuple(sorted(name for name in response.body if version_number(alias, name)))
 
 
-def _count(index: str, query: Mapping[str, Any]) -> Flow[int]:
+def count(index: str, query: Mapping[str, Any]) -> Flow[int]:
+    """How many documents of an index, by its own name or not, a query finds."""
     response = yield Request("POST", path_of(index, "_count"), body={"query": query})
     return int(response.body["count"])
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from ..engines import Dialect, Request, path_of
 from .apply import aliases
-from .compile import ALIVE
+from .compile import SEARCHED
 
 #: in place: a request or two, at once. backfill: in place, and then documents get what they lack. new version: an index
 #: is built beside the live one and takes its place.
@@ -215,7 +215,7 @@ class RestoreAlias(Operation):
 
     def requests(self, _: Dialect) -> tuple[Request, ...]:
         """The alias, added once more."""
-        add = {"index": self.index, "alias": self.alias, "filter": ALIVE, "is_write_index": True}
+        add = {"index": self.index, "alias": self.alias, **SEARCHED}
         return (Request("POST", "/_aliases", body={"actions": [{"add": add}]}),)
 
 

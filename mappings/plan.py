@@ -9,7 +9,7 @@ from typing import Any
 from ..engines import Dialect
 from ..errors import SpecMismatch, UnsupportedByEngine
 from . import changes
-from .apply import Stored, differing, version_name
+from .apply import Stored, differing, next_version, version_name
 from .change_embeddings import embeddings, reusable
 from .changes import Sides
 from .compare import Difference, differences, flat, same
@@ -204,10 +204,9 @@ def _new_version(operations: tuple[Operation, ...], wanted: Stored, live: Live) 
     made = {one.name for one in operations if isinstance(one, AddEmbedding)}
     made |= {name for name in wanted.spec.embeddings if not reusable(name, live.stored, wanted)}
     names = list(wanted.spec.embeddings)
-    numbers = [int(name.rpartition("-")[2]) for name in live.versions] or [0]
     return NewVersion(
         source=live.index,
-        target=version_name(live.alias, max(numbers) + 1),
+        target=next_version(live.alias, live.versions),
         reasons=tuple(f"{one.describe()}: {one.reason}" for one in asking),
         encode=tuple(name for name in names if name in made),
         reuse=tuple(name for name in names if name not in made),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def wanted(plan: Plan) -> bool:
     """Whether the engine has to be asked again about the candidates."""
-    return not plan.counted and bool(plan.query.aggregations or plan.post)
+    return not plan.counted and (bool(plan.query.aggregations) or plan.post is not None)
 
 
 def by_ids(

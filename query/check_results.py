@@ -15,6 +15,10 @@ from .values import check_number
 _NORMALISERS = ("min_max", "z_score", "l2", "none")
 # Engines take ten of them at most times k.
 _MOST_OVERSAMPLE = 10.0
+_UNSORTED = {
+    "_score": "leave sort() out: the best come first where anything ranks; to move scores by a field, popularity()",
+    "_doc": "leave sort() out where the order is nothing to you; to read everything, index.scan()",
+}
 _NO_ORDER = frozenset({"join", "flattened", "flat_object", "geo_point", "geo_shape", "object", "nested"})
 
 
@@ -64,8 +68,16 @@ def _check_aggregations(given: Mapping[str, object]) -> None:
 
 
 def _check_order(name: str, names: Names) -> None:
-    if name == names.spec.id and not names.has(name):
+    if name in ("_score", "_doc"):
+        raise QueryError(f"sort() orders by fields, and {name} is none", hint=_UNSORTED[name])
+    if name in (names.spec.id, "_id") and not names.has(name):
         raise QueryError(f"{name} is the document's id, which has no order", hint="declare it as a keyword field")
+    if name in names.spec.embeddings:
+        raise QueryError(f"{name} is an embedding, by which nothing is sorted", hint=f"rank by it: .semantic({name!r})")
+    if (parts := name.replace(":", " ").split()) != [name] and names.has(parts[0] if parts else ""):
+        raise QueryError(
+            f"{name!r} is no field", hint=f'sort("{parts[0]}") is ascending, sort("-{parts[0]}") descending'
+        )
     known = names.field(name)
     if known.type in TEXT or known.type in _NO_ORDER:
         raise UnknownField(

@@ -102,9 +102,8 @@ def _after(plan: Plan) -> Iterator[str]:
         where = "in the engine" if plan.native else "on the client: the order is the same on every engine and licence"
         yield f"fuse the best {plan.window} of each by {how} ({weights}), {where}"
     if again.wanted(plan):
-        what = " and ".join(
-            name for name, given in (("aggregations", plan.query.aggregations), ("post_filter", plan.post)) if given
-        )
+        asked = {"aggregations": bool(plan.query.aggregations), "post_filter": plan.post is not None}
+        what = " and ".join(name for name, given in asked.items() if given)
         yield f"POST /{plan.alias}/_search: the candidates by id, for {what}, which engines collect differently"
     yield from after.steps(plan)
     for name in dict.fromkeys(one.join for one, _ in plan.lookups):

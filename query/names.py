@@ -106,10 +106,14 @@ class Names:
         short = str(name) if len(str(name)) <= _SHOWN else f"{str(name)[:_SHOWN]}…"
         close = get_close_matches(short, names, n=1, cutoff=0.5)
         listed = ", ".join(names[:_LISTED]) + (", …" if len(names) > _LISTED else "")
+        hint = f"it has {listed}" if names else f"its spec declares no {kind}"
+        join = None if kind in ("field", "embedding") else self.spec.joins.get(str(name))
+        if join is not None:
+            hint = f"it is a join of another kind: ask it by where_{join.kind}({name!r}, ...)"
         return UnknownField(
             f"index {self.spec.index!r} has no {kind} {short!r}{where}"
             + (f"; did you mean {close[0]!r}?" if close else ""),
-            hint=f"it has {listed}" if names else f"its spec declares no {kind}",
+            hint=hint,
         )
 
 

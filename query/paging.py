@@ -27,7 +27,8 @@ def check(plan: Plan, size: int) -> None:
     check_whole(size, "page", 1, MAX_K)
     if not plan.counted:
         raise QueryError(
-            "scan() goes through all that match, and vectors rank every document",
+            "scan() goes through all that match, and "
+            + ("several parts are fused from the best of each" if not plan.alone else "vectors rank every document"),
             hint="scan by where() or one lexical(); for the nearest use limit(), 10,000 at most",
         )
     if not plan.paged or plan.query.start or plan.query.aggregations:

@@ -266,13 +266,13 @@ class Resolver:
 
     @_one.register
     def _(self, given: HasParent) -> Filter:
-        inner = None if given.filter is None else self._inside(given.filter, None)
-        return simplified(HasParent(self.names.parent(given.parent), inner))
+        name = self.names.parent(given.parent)
+        return simplified(HasParent(name, None if given.filter is None else self._inside(given.filter, None)))
 
     @_one.register
     def _(self, given: HasChild) -> Filter:
-        inner = None if given.filter is None else self._inside(given.filter, None)
-        return simplified(HasChild(self.names.child(given.child), inner))
+        name = self.names.child(given.child)
+        return simplified(HasChild(name, None if given.filter is None else self._inside(given.filter, None)))
 
     @_one.register
     def _(self, given: Lookup) -> Filter:

@@ -101,7 +101,10 @@ def rocchio(
     if not disliked:
         return base
     away = mean(disliked)
-    return base - share * away if directed else base + share * (base - away)
+    made = np.asarray(base - share * away if directed else base + share * (base - away))
+    if directed:
+        unit(made)  # whether anything is left
+    return made
 
 
 def unit(row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

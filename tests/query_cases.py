@@ -23,7 +23,9 @@ from knnex.query.nodes import Filter, Nested
 Document = Mapping[str, Any]
 # Lucene's, in metres (`SloppyMath`).
 _RADIUS = 6_371_008.7714
-_DOCUMENTS = [document(number) for number in range(60)]
+#: Corpora are made of documents of these numbers.
+NUMBERS = range(180)
+_DOCUMENTS = [document(number) for number in NUMBERS]
 
 
 @dataclass(frozen=True)

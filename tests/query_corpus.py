@@ -177,7 +177,9 @@ class Corpus:
         return sorted(found, key=lambda pair: -pair[1])
 
 
-def build(dialect: Dialect, index: str, studios: str, count: int = 60, shards: int = 1) -> Flow[Corpus]:
+def build(
+    dialect: Dialect, index: str, studios: str, numbers: Sequence[int] = range(60), shards: int = 1
+) -> Flow[Corpus]:
     """Make both indexes, write the documents as workers do, tombstones among them, and wait for them."""
     other = {
         "index": studios,
@@ -189,7 +191,7 @@ def build(dialect: Dialect, index: str, studios: str, count: int = 60, shards: i
     plain: dict[str, Any] = {}
     chunks: dict[str, Any] = {}
     lines: list[Any] = []
-    for number in range(count):
+    for number in numbers:
         key = f"d{number:03d}"
         body = documents[key] = document(number)
         vectors: dict[str, Any] = {}
@@ -223,11 +225,11 @@ def _chunks(number: int, rows: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def indexed(engine: Engine, shards: int = 1) -> Iterator[Corpus]:
+def indexed(engine: Engine, shards: int = 1, numbers: Sequence[int] = range(60)) -> Iterator[Corpus]:
     """The corpus in indexes of its own, which are deleted afterwards, and nothing else."""
     name = f"knnex-test-{uuid4().hex[:12]}"
     try:
-        yield engine.run(build(engine.dialect, name, f"{name}-studios", shards=shards))
+        yield engine.run(build(engine.dialect, name, f"{name}-studios", numbers, shards))
     finally:
         for one in (name, f"{name}-studios"):
             if engine.run(find(one)):

@@ -30,11 +30,12 @@ from knnex.encoders.remote import RemoteEncoder, _pool
 from knnex.engines import Engine
 from knnex.errors import EncoderError, KnnexError, ModelUnavailable, QueryError, SpecError
 from knnex.ingest import Event, apply_events, ingest
-from knnex.ingest.audit import audit
+from knnex.ingest.audit import AuditReport, audit
 from knnex.ingest.costing import cost
 from knnex.ingest.log import Buried
 from knnex.mappings import Embedding, Stored
 from knnex.query import plan
+from knnex.settings import settings
 
 PNG, JPEG = saved(drawn(1)), saved(drawn(1), "JPEG", quality=90)
 FIELDS: dict[str, Any] = {"title": {"type": "text"}, "picture": {"type": "keyword", "doc_values": False, "index": False},
@@ -340,6 +341,66 @@ def test_workers_bury_what_cannot_be_read_and_write_the_rest(
     finally:
         log.forget(index_name)
         log.close()
+
+
+@pytest.mark.parametrize("how", [{"pictures": True}, {"encode": 1_000}], ids=["pictures", "encode"])
+def test_an_audit_tells_of_pictures_that_can_no_longer_be_read(
+    engine: Engine, index_name: str, clip: Path, tiny: Path, images: pytest.MonkeyPatch, tmp_path: Path, how: Any
+) -> None:
+    """They keep their vectors, are told as what they are, and a repair brings them back once they can be read."""
+    images.setenv("KNNEX_IMAGES", str(tmp_path))
+    for number in range(COUNT):
+        (tmp_path / f"{number}.png").write_bytes(saved(drawn(number)))
+    target = made(engine, load_spec(shop(index_name, clip, tiny)))
+    never = {"title": "a dog", "picture": "never.png"}
+    events = [Event(target.alias, one["id"], "upsert", one, 10) for one in clothes()]
+    assert len(apply_events(engine, target, [*events, Event(target.alias, "never", "upsert", never, 10)]).buried) == 1
+
+    def told(**more: Any) -> AuditReport:
+        return audit(engine, target.stored, open_target=lambda: target, **more)
+
+    (tmp_path / "3.png").unlink()
+    (tmp_path / "5.png").write_bytes(PNG[:60])
+    target.encoders["look"].pictures.folder = tmp_path  # type: ignore[attr-defined]
+    assert told().clean
+    found = told(**how)
+    assert found.faults == {"unreadable": 2}
+    assert {(one.id, one.embedding) for one in found.examples} == {("3", "look"), ("5", "look")}
+    assert "no such file in KNNEX_IMAGES" in "".join(one.detail for one in found.examples if one.id == "3")
+    assert "it is damaged" in "".join(one.detail for one in found.examples if one.id == "5")
+    assert found.pictures == (COUNT if "pictures" in how else None)
+    left = told(repair=True, **how)
+    assert (left.repaired, left.left_count) == (0, 2)
+    assert {one.kind for one in left.left} == {"unreadable"}
+    assert set(held(engine, index_name)["3"]) >= {"look", "meaning"}
+    for number in (3, 5):
+        (tmp_path / f"{number}.png").write_bytes(saved(drawn(number)))
+    assert told(**how).clean
+
+
+def test_the_command_tells_of_pictures(
+    engine: Engine, engine_url: str, index_name: str, clip: Path, tiny: Path, images: pytest.MonkeyPatch
+) -> None:
+    target = made(engine, load_spec(shop(index_name, clip, tiny)))
+    events = [Event(target.alias, one["id"], "upsert", one, 10) for one in clothes()]
+    apply_events(engine, target, events)
+
+    def run(*more: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["verify", index_name, "--url", engine_url, *more])
+        return done.exit_code, done.stdout + str(done.exception or "")
+
+    code, said = run()
+    assert code == 0
+    assert "its pictures were not read again: --pictures reads them" in said
+    code, said = run("--pictures")
+    assert (code, f"{COUNT} pictures were read again" in said) == (0, True), said
+    images.setenv("KNNEX_IMAGES", "/nowhere")
+    settings.cache_clear()
+    code, said = run("--pictures")
+    assert (code, f"{COUNT} unreadable: a vector of a picture that cannot be read any more" in said) == (1, True), said
+    images.setenv("KNNEX_ENCODER_URL", "http://127.0.0.1:1")
+    settings.cache_clear()
+    assert run("--pictures")[0] == 1
 
 
 def test_pictures_that_all_fail_do_not_blame_the_model(

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from filling import draining, films, held, made, one_engine, own_log, settled
 
 from knnex.encoders import Encoder, VectorCache
+from knnex.encoders.base import Vectors
 from knnex.engines import Engine, Request, path_of
 from knnex.errors import IngestIncomplete, ModelUnavailable, SettingsError
 from knnex.ingest import Event, Patience, RedisLog, Target, ingest
@@ -81,6 +84,45 @@ def test_a_document_that_kills_its_worker_is_buried_and_no_other(
     (buried,) = log.buried(index_name)
     assert (buried.id, buried.reason) == ("30", "the worker died 2 times while it worked on this document alone")
     assert sorted(map(int, held(engine, index_name))) == [n for n in range(64) if n != 30]
+
+
+class Constant(Encoder):
+    """A model that takes its time."""
+
+    name, revision, identity, dims, max_tokens = "constant", "1", "constant", 4, 100
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def encode_documents(self, texts: Sequence[str]) -> Vectors:
+        time.sleep(self.seconds)
+        return np.ones((len(texts), 4), dtype=np.float32)
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        return self.encode_documents(texts)
+
+
+@one_engine
+@pytest.mark.parametrize(("seconds", "sizes"), [(0.0, [64, 128, 256, 256, 96]), (0.3, [64] * 12 + [32])])
+def test_what_is_encoded_in_no_time_is_taken_in_larger_batches_of_a_backfill(
+    engine: Engine,
+    index_name: str,
+    log: RedisLog,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+    sizes: list[int],
+) -> None:
+    monkeypatch.setattr(sys.modules["knnex.workers.drain"], "QUICK", 0.2 if seconds else 60.0)
+    stored, _ = engine.run(create(plain(index_name), engine.dialect, {"v": Resolved(4, "f")}))
+    target = Target(index_name, stored, {"v": Constant(seconds)})
+    targets = cast(Targets, SimpleNamespace(engine=engine, get=lambda _: target))
+    wanted = [Event(index_name, str(n), "upsert", {"id": n, "title": f"{n}"}) for n in range(sum(sizes))]
+    log.append(wanted, "backfill")
+    with caplog.at_level("INFO", "knnex.workers"):
+        drain(log, targets, consumer="a", batch=256, seconds=60)
+    wrote = [vars(one)["wrote"] for one in caplog.records if vars(one).get("action") == "bulk_written"]
+    assert wrote == sizes
 
 
 class Dies(BaseException):

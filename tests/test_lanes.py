@@ -14,8 +14,8 @@ from homes import until
 
 from knnex.encoders import VectorCache
 from knnex.engines import Engine, Request, path_of
-from knnex.ingest import LANES, Event, RedisLog
-from knnex.ingest.positions import split, version_of
+from knnex.ingest import Event, RedisLog
+from knnex.ingest.positions import WRITES, split, version_of
 from knnex.ingest.updates import merge
 from knnex.workers import Targets, drain
 from knnex.workers.pauses import BURY_ANYWAY, by_hand
@@ -40,7 +40,7 @@ def test_positions_grow_over_all_lanes(log: RedisLog, index_name: str) -> None:
         positions += log.append([event(index_name, "1", op)], "backfill" if number % 3 == 1 else "live")
     versions = [version_of(position) for position in positions]
     assert versions == sorted(set(versions))
-    assert {split(position)[2] for position in positions} == set(LANES)
+    assert {split(position)[2] for position in positions} == set(WRITES)
 
 
 def test_a_clock_that_was_set_back_does_not_put_new_before_old(log: RedisLog, index_name: str) -> None:
@@ -68,7 +68,7 @@ def test_appenders_at_once_share_one_order(log: RedisLog, redis_url: str, index_
             into += mine.append([event(index_name, "1", "update" if lane == "updates" else "upsert")] * 3, lane)
         mine.close()
 
-    threads = [threading.Thread(target=append, args=one) for one in zip(LANES, found, strict=True)]
+    threads = [threading.Thread(target=append, args=one) for one in zip(WRITES, found, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -287,6 +287,27 @@ def test_waiting_ends_with_the_next_event(log: EventLog, index: str) -> None:
         thread.join()
 
 
+def test_waiting_ends_with_the_first_event_of_an_index_that_was_not_known(log: EventLog, index: str) -> None:
+    log.append(events(index, 1))
+    woken, names = threading.Event(), [index]
+
+    def append() -> None:
+        while not woken.is_set():
+            names.append(f"{index}-{len(names)}")
+            log.append(events(names[-1], 1))
+            woken.wait(0.1)
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        assert log.wait(8)
+    finally:
+        woken.set()
+        thread.join()
+        for name in names:
+            log.forget(name)
+
+
 def test_lanes_have_one_order_and_live_events_go_first(log: EventLog, index: str) -> None:
     (early,) = log.append(events(index, 1), lane="backfill")
     live = log.append(events(index, 2))

@@ -25,7 +25,7 @@ from homes import until
 from knnex.encoders import Encoder, VectorCache, resolve
 from knnex.engines import Engine, Request, path_of
 from knnex.ingest import Event, RedisLog, Refused, Target, accept, make_target, read_files
-from knnex.ingest.redis_streams import stream
+from knnex.ingest.redis_link import stream
 from knnex.mappings import PROVENANCE, Spec, create, drop, find, load_spec
 from knnex.workers import Targets, drain
 

@@ -1,4 +1,4 @@
-"""Filters are strict: random ones agree exactly with an oracle in memory, alone and inside every kind of kNN search."""
+"""Filters are strict: random ones agree exactly with an oracle in memory; inside whole queries, `test_query_oracle.py`."""
 
 from __future__ import annotations
 
@@ -46,45 +46,6 @@ def test_a_filter_finds_exactly_what_it_means(engine: Engine, corpus: Corpus, ca
     for case, asked in zip(cases, plans, strict=True):
         hits = next(answers)["hits"]["hits"] if asked in sent else []
         assert {hit["_id"] for hit in hits} == corpus.matching(case.holds), case.filter
-
-
-@pytest.mark.feature("kNN with strict filters")
-@SEEDED
-@given(case=CASES)
-def test_a_filter_alone_counts_what_it_finds(engine: Engine, corpus: Corpus, case: Case) -> None:
-    found = corpus.search(engine, Query().where(case.filter).limit(100))
-    assert set(found.ids) == corpus.matching(case.holds)
-    assert found.total == len(found)
-
-
-@pytest.mark.feature("kNN with strict filters")
-@SEEDED
-@given(case=CASES, embedding=st.sampled_from(["v", "w"]), seed=st.integers(0, 99))
-def test_a_filtered_knn_search_is_the_exact_one(
-    engine: Engine, corpus: Corpus, case: Case, embedding: str, seed: int
-) -> None:
-    found = corpus.search(engine, Query().semantic(embedding, vector=unit(seed)).where(case.filter).limit(7))
-    exact = corpus.nearest(unit(seed), corpus.matching(case.holds), embedding)
-    assert list(found.ids) == [key for key, _ in exact[:7]]
-    assert [hit.score for hit in found] == pytest.approx([score for _, score in exact[:7]], abs=1e-5)
-
-
-@pytest.mark.feature("kNN with strict filters")
-@SEEDED
-@given(case=CASES, seed=st.integers(0, 99))
-def test_a_filtered_search_of_chunks_is_the_exact_one(engine: Engine, corpus: Corpus, case: Case, seed: int) -> None:
-    found = corpus.search(engine, Query().semantic("c", vector=unit(seed)).where(case.filter).limit(7))
-    exact = corpus.nearest(unit(seed), corpus.matching(case.holds), "c")
-    assert list(found.ids) == [key for key, _ in exact[:7]]
-    assert [hit.score for hit in found] == pytest.approx([score for _, score in exact[:7]], abs=1e-5)
-
-
-@pytest.mark.feature("kNN with strict filters")
-@SEEDED
-@given(case=CASES)
-def test_a_filter_holds_for_bm25_too(engine: Engine, corpus: Corpus, case: Case) -> None:
-    found = corpus.search(engine, Query("robot").lexical("plot").where(case.filter).limit(100))
-    assert set(found.ids) == corpus.matching(lambda one: case.holds(one) and "robot" in one["plot"].split())
 
 
 def test_ids_and_vectors_can_be_asked_for_too(engine: Engine, corpus: Corpus) -> None:

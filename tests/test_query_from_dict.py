@@ -606,6 +606,28 @@ def test_what_is_read_finds_what_the_engine_finds(engine: Engine, corpus: Corpus
         )
 
 
+@pytest.mark.parametrize("fields", [["plot"], ["title^2", "plot"]])
+@pytest.mark.parametrize(("text", "scale"), [("robot moon", 1.0), ("robot tra*", 2.2), ("tra* -moon", 2.2)])
+def test_a_beginning_that_is_read_weighs_as_on_elasticsearch(
+    engine: Engine, corpus: Corpus, fields: list[str], text: str, scale: float
+) -> None:
+    """OpenSearch from 3.0 on scores words 2.2 times lower and a beginning 1 all the same: 2.2 times as much beside them."""
+    body = {"query": {"simple_query_string": {"query": text, "fields": fields}}, "size": 100}
+    raw = engine.send(Request("POST", f"/{corpus.stored.spec.index}/_search", body=body)).body["hits"]["hits"]
+    hits = corpus.search(engine, Query.from_dict(body, corpus.stored.spec))
+    assert {hit["_id"] for hit in raw} == set(hits.ids)
+    assert hits
+    theirs = {hit["_id"]: hit["_score"] for hit in raw}
+    if scale == 1 or engine.dialect.product == "elasticsearch":
+        assert theirs == pytest.approx({hit.id: hit.score for hit in hits}, rel=1e-4)
+        return
+    # What scores 1, times its fields' weights, was too much by so much.
+    gaps = [(theirs[hit.id] - hit.score) / (1 - 1 / scale) for hit in hits]
+    assert gaps == pytest.approx(list(map(round, gaps)), abs=1e-3)
+    assert min(gaps) > -0.5
+    assert max(gaps) > 0.5
+
+
 def test_a_clause_that_is_kept_is_not_the_callers() -> None:
     body = {"query": {"bool": {"filter": [{"geo_shape": {"place": {"shape": {}}}}]}}}
     (kept,) = Query.from_dict(body).filters

@@ -284,3 +284,20 @@ def test_keys_that_the_foreign_key_cannot_hold_lead_nowhere(engine: Engine, inde
     assert [(hit.id, hit.joined["up"]) for hit in found] == [("a/b c", {"of": 8})]
     with pytest.raises(QueryError, match="the key made of .* is of type date"):
         ask(engine, stored, Query().where_lookup("day"))
+
+
+@pytest.mark.parametrize(
+    ("query", "message", "hint"),
+    [
+        (Query().where_parent("studios", F.country == "US"), "no parent 'studios'", "where_lookup('studios', ...)"),
+        (Query().where_child("cast", F.age > 1), "no child 'cast'", "where_nested('cast', ...)"),
+        (Query().where_lookup("cast", F.age > 1), "no lookup join 'cast'", "where_nested('cast', ...)"),
+        (Query().where_nested("same", F.year > 1), "no nested join 'same'", "where_lookup('same', ...)"),
+    ],
+)
+def test_a_join_of_another_kind_says_how_it_is_asked(
+    engine: Engine, corpus: Corpus, query: Query, message: str, hint: str
+) -> None:
+    with pytest.raises(UnknownField, match=message) as caught:
+        corpus.plan(engine, query)
+    assert hint in str(caught.value.hint)

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from query_corpus import Corpus, encode, indexed, unit
+from query_corpus import RESOLVED, Corpus, encode, indexed, spec, unit
 
 from knnex import connect
 from knnex.client import Cluster
 from knnex.engines import Engine, Request, Response, drive
+from knnex.engines.elasticsearch import Elasticsearch
 from knnex.errors import EngineError, QueryError, UnsupportedByEngine
 from knnex.mappings import Resolved, Stored, create, drop, load, load_spec
 from knnex.query import F, Hits, Plan, Query, plan, search
@@ -208,6 +209,36 @@ def test_hits_are_ordered_by_fields_where_asked(engine: Engine, corpus: Corpus) 
     assert len(keys) > 10
     with pytest.raises(QueryError, match="vectors rank every document"):
         corpus.plan(engine, Query("a").semantic("v").sort("year"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("_score", "_score is none", "leave sort() out"),
+        ("-_score", "_score is none", "popularity()"),
+        ("_doc", "_doc is none", "index.scan()"),
+        ("_id", "has no order", "keyword field"),
+        ("v", "v is an embedding", ".semantic('v')"),
+        ("year desc", "'year desc' is no field", 'sort("-year") descending'),
+        ("year:desc", "'year:desc' is no field", 'sort("year") is ascending'),
+    ],
+)
+def test_what_is_no_field_to_sort_by_says_the_way_out(name: str, message: str, hint: str) -> None:
+    stored = Stored("movies-000001", spec("movies", "studios"), RESOLVED)
+    with pytest.raises(QueryError, match=message) as caught:
+        plan(Query().sort(name), stored, Elasticsearch((9, 5, 0)), encode)
+    assert hint in str(caught.value.hint)
+
+
+def test_post_filter_alone_is_taken_after_any_ranking(engine: Engine, corpus: Corpus) -> None:
+    """Without aggregations beside it; it is explained too."""
+    for query in (Query("robot").semantic("v"), Query("robot").semantic("v").lexical("plot"), Query()):
+        found = corpus.search(engine, query.post_filter(F.year > 1950).limit(60))
+        assert found.ids
+        assert all(hit["year"] > 1950 for hit in found)
+    assert "for post_filter" in "\n".join(
+        corpus.plan(engine, Query("a").semantic("v").post_filter(F.year > 1)).explain()
+    )
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_examples_that_cannot_be_used(engine: Engine, corpus: Corpus) -> None:
         corpus.search(engine, Query().semantic("v").like("d001", "nobody", "gone1"))
     with pytest.raises(QueryError, match="document 'd012' has no v"):
         corpus.search(engine, Query().semantic("v").like("d012"))
-    with pytest.raises(QueryError, match="cancel each other out|is zero"):
+    with pytest.raises(QueryError, match="cancel each other out"):
         corpus.search(engine, Query().semantic("v").like("d001").unlike("d001", share=1.0))
 
 

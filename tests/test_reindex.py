@@ -19,7 +19,8 @@ from knnex.ingest.audit import audit
 from knnex.ingest.reindex import Options, Report, abort, drop_version, reindex, roll_back, versions
 from knnex.mappings import Spec, load
 
-FAST = Options(page=20, ttl=1.0, headway=20.0)
+# A busy machine needs its time while writes are refused.
+FAST = Options(page=20, ttl=1.0, headway=20.0, stall=60.0)
 SHARDS = {"number_of_shards": 2, "number_of_replicas": 0}
 
 

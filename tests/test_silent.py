@@ -13,11 +13,11 @@ import pytest
 from filling import films, held, made, one_engine, own_log
 
 from knnex.engines import Engine
-from knnex.ingest import Event, EventLog, RedisLog, open_log
+from knnex.ingest import Delivered, Event, EventLog, RedisLog, open_log
 from knnex.settings import Settings
 from knnex.workers import Worker
 
-LEASE = 4.0
+LEASE, LONG = 4.0, 600.0
 
 
 @pytest.fixture
@@ -114,6 +114,35 @@ def test_where_another_process_makes_ready_this_one_leaves_it_the_events_but_not
     put(log, index_name, "2")
     awaited(lambda: worker.drain() or not log.backlog(index_name).total)
     assert set(held(engine, index_name)) == {"1", "2"}
+
+
+def silenced(log: EventLog, index: str, taken: list[Delivered], seconds: float) -> None:
+    """As if the worker that took these had not been heard of for so long."""
+    log.release(index, "dead", [replace(one, deliveries=2) for one in taken], LONG, LONG - seconds)
+
+
+@one_engine
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+def test_who_is_ready_for_the_events_of_a_silent_worker_comes_first_and_then_anybody(
+    engine: Engine, engine_url: str, kind: str, index_name: str, minilm: str, log: RedisLog, tmp_path: Path
+) -> None:
+    made(engine, films(index_name, minilm))
+    url = {"redis": log.url, "sqlite": f"sqlite:///{tmp_path}/log.sqlite"}[kind]
+    worker = Worker(Settings(url=engine_url, log_url=url, home=tmp_path, cache_dir=tmp_path, lease=LONG))
+    theirs = worker.log
+    put(theirs, index_name, "1")
+    taken = theirs.take(index_name, "dead", 1, LONG)
+    silenced(theirs, index_name, taken, 1.2 * LONG)
+    theirs.hold(f"suspects:{index_name}", "another", 10 * LONG)
+    put(theirs, index_name, "2")
+    worker.drain()
+    assert set(held(engine, index_name)) == {"2"}
+    assert worker.quarantine.pid is None
+    silenced(theirs, index_name, taken, 1.6 * LONG)
+    awaited(lambda: worker.drain() or not theirs.backlog(index_name).total)
+    assert set(held(engine, index_name)) == {"1", "2"}
+    worker.quarantine.close()
+    theirs.close()
 
 
 @one_engine

@@ -7,12 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import servers
+from query_corpus import indexed
+from test_golden import QUERIES, assert_same, run_and_record
 
 from knnex import F, Query, connect
+from knnex.engines import Access, open_engine
 
 VERSION = "8.19.21"
 CLIENT = ["elasticsearch==8.19.3", "elastic-transport>=8.15,<9"]
@@ -90,6 +94,15 @@ def test_an_older_client_and_the_newest_server(elasticsearch_url: str, older_cli
     out = run(elasticsearch_url, tiny, older_client)
     assert out == expected("8.19.3", str(out["server"]))
     assert str(out["server"]) >= "9"
+
+
+def test_every_golden_body_of_it_is_sent_to_an_older_server(older_url: str) -> None:
+    """`elasticsearch-8.json`, and what is the same there as on 9."""
+    with closing(open_engine(older_url, Access())) as older, indexed(older) as corpus:
+        for case, query in QUERIES.items():
+            hits, sent = run_and_record(older, corpus.stored, query)
+            assert bool(hits) == (case != "filters_that_cannot_match")
+            assert_same(case, older.dialect, sent)
 
 
 def test_an_older_server_by_url(older_url: str, tiny: Path) -> None:

@@ -183,7 +183,7 @@ def test_metrics_of_a_log(log: RedisLog, index_name: str) -> None:
     assert found["knnex_events_waiting"][index_name, "backfill"] == 1
     assert 0 <= found["knnex_lag_seconds"][index_name, "live"] < 60
     assert found["knnex_lag_seconds"][index_name, "updates"] == 0
-    assert [found["knnex_paused"][index_name, lane] for lane in LANES] == [0, 1, 0]
+    assert [found["knnex_paused"][index_name, lane] for lane in LANES] == [0, 1, 0, 0]
     assert found["knnex_freshness_seconds"] == {(index_name, "live", "0.5"): 0.5, (index_name, "live", "0.95"): 2.0}
     assert found["knnex_events_total"][index_name, "stale"] == 1
     assert found["knnex_texts_total"] == {(index_name, "model"): 3, (index_name, "cache"): 1}
@@ -326,7 +326,7 @@ def test_a_lane_is_paused_and_goes_on(
     assert "paused by hand" in knnex("status")
     assert "goes on" in knnex("resume", index_name)
     assert drain(log, targets, consumer="me").written == 2
-    assert [log.paused(index_name, lane) for lane in (None, *LANES)] == [None] * 4
+    assert [log.paused(index_name, lane) for lane in (None, *LANES)] == [None] * 5
 
 
 def test_what_cannot_be_paused(knnex: Command, log: RedisLog, index_name: str) -> None:

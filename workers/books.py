@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 
 from ..errors import AccessDenied, EncoderError, EngineError, IndexMissing, KnnexError, LogUnavailable, SpecError
 from ..ingest import BatchReport, Buried, Delivered, EventLog, Target
+from ..ingest.reindex.orders import as_look
 from .figures import Figures
 from .pauses import BURY_ANYWAY, Storm
 
@@ -73,12 +74,14 @@ class Books:
         try:
             done = write()
             self._settle(target, taken, done, encoding, time.monotonic() - began)
-        except UNUSABLE as error:
-            self.pause(target.alias, error)
-            self.hand_back(target.alias, taken, UNUSABLE_DELAY)
-        except EngineError as error:
-            self.rest(target.alias, error)
-            self.hand_back(target.alias, taken, BUSY_DELAY)
+        except (*UNUSABLE, EngineError) as error:
+            self.put_off(target, taken, error)
+
+    def put_off(self, target: Target, taken: Sequence[Delivered], error: KnnexError) -> None:
+        """Hand back what could not be written; where the model or the index is unusable, that waits to be mended."""
+        unusable = isinstance(error, UNUSABLE)
+        (self.pause if unusable else self.rest)(target.alias, error)
+        self.hand_back(target.alias, taken, UNUSABLE_DELAY if unusable else BUSY_DELAY)
 
     def _settle(
         self, target: Target, taken: Sequence[Delivered], done: BatchReport, encoding: float, writing: float
@@ -127,7 +130,8 @@ class Books:
 
     def bury(self, target: Target, one: Delivered, reason: str) -> None:
         """Bury one event."""
-        self.log.settle(target.alias, [one.position], [Buried(one.position, one.event, reason, one.deliveries)])
+        grave = Buried(one.position, as_look(one.event), reason, one.deliveries)
+        self.log.settle(target.alias, [one.position], [grave])
         self.add(DrainReport(buried=1))
         log.warning("Buried %s of %s: %s", one.event.id, target.alias, reason, extra={"action": "buried"})
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from typing import Protocol
 
 from .. import telemetry
 from ..engines import Engine
 from ..errors import EncoderError, EngineError, KnnexError, LogUnavailable
-from ..ingest import Delivered, Event, EventLog, Lane, Patience, Target
-from ..ingest.apply import apply_updates, prepare_all, write_prepared
-from ..ingest.log import DRAINED
+from ..ingest import BatchReport, Delivered, Event, EventLog, Lane, Patience, Target
+from ..ingest.apply import apply_updates, prepare_all, prepare_safely, write_prepared
+from ..ingest.log import DRAINED, URGENT
 from ..ingest.positions import split
 from ..ingest.prepare import Prepared
+from ..ingest.reindex.orders import prepare_copies
 from ..settings import settings
 from .books import UNUSABLE, UNUSABLE_DELAY, Books, DrainReport
 from .figures import Figures
@@ -34,8 +36,9 @@ log = logging.getLogger(__name__)
 
 # Seconds to wait for a suspect where there is nothing else to do.
 SUSPECT_WAIT = 0.2
-# A batch of a backfill is a fourth of a live one, but not so small that it would cost.
-BACKFILL_SHARE, BACKFILL_LEAST = 4, 64
+# A batch of a backfill is a fourth of a live one, but not so small that it would cost; after one that was encoded in so
+# many seconds, such as by the cache, it is twice that one.
+BACKFILL_SHARE, BACKFILL_LEAST, QUICK = 4, 64, 0.25
 
 
 class Opens(Protocol):
@@ -64,13 +67,15 @@ def drain(
     figures: Figures | None = None,
     quarantine: Quarantine | None = None,
     deadline: float | None = None,
+    lease_of: Callable[[str], float] | None = None,
 ) -> DrainReport:
     """Work until the log is empty, `seconds` have passed, or `stop` is set; the batch at hand is finished.
 
     `patience` is how long a busy engine is asked again before a batch is handed back; `lanes` are those worked on, in
     their order; `figures` are told of every batch. Without `heartbeat` and `writer` threads are started for these.
     Suspects are tried in `quarantine`, or in one for this drain alone. The model must answer within `deadline` seconds
-    (KNNEX_DEADLINE), or the process ends.
+    (KNNEX_DEADLINE), or the process ends. `lease_of` tells, index by index, after which time the events of a silent
+    worker are taken, where that is not the lease.
 
     Raises LogUnavailable.
     """
@@ -82,7 +87,20 @@ def drain(
     ):
         stop = stop or threading.Event()
         run = _Drain(
-            log, targets, consumer, batch, lease, stop, patience, lanes, heartbeat, writer, cells, deadline, figures
+            log,
+            targets,
+            consumer,
+            batch,
+            lease,
+            stop,
+            patience,
+            lanes,
+            heartbeat,
+            writer,
+            cells,
+            deadline,
+            figures,
+            lease_of,
         )
         return run.until(time.monotonic() + seconds)
 
@@ -103,10 +121,15 @@ class _Drain(Books):
         quarantine: Quarantine,
         deadline: float,
         figures: Figures | None,
+        lease_of: Callable[[str], float] | None = None,
     ) -> None:
         super().__init__(log, consumer, lease, figures)
         self.targets, self.batch = targets, batch
         self.stop, self.patience, self.lanes, self.heartbeat, self.writer = stop, patience, lanes, heartbeat, writer
+        self.lease_of = lease_of or (lambda _: lease)
+        self.least = min(batch, max(BACKFILL_LEAST, batch // BACKFILL_SHARE))
+        # By index, how many of a backfill are taken next.
+        self.counts: dict[str, int] = {}
         self.writing: Future[None] | None = None
         self.suspects = Suspects(
             log, targets.engine, self, heartbeat, quarantine, deadline=deadline, stop=stop, patience=patience
@@ -159,13 +182,14 @@ class _Drain(Books):
         return bool(fresh) and index not in self.resting
 
     def _take(self, index: str, lanes: Sequence[Lane]) -> list[Delivered]:
-        """Of a backfill less at a time, since what is live waits for the batch at hand."""
-        urgent = [lane for lane in lanes if lane != "backfill"]
-        taken = self.log.take(index, self.consumer, self.batch, self.lease, urgent) if urgent else []
-        if taken or "backfill" not in lanes:
-            return taken
-        count = min(self.batch, max(BACKFILL_LEAST, self.batch // BACKFILL_SHARE))
-        return self.log.take(index, self.consumer, count, self.lease, ("backfill",))
+        """Of a backfill, or of copies, less at a time, since what is live waits for the batch at hand."""
+        urgent, lease = [lane for lane in lanes if lane in URGENT], self.lease_of(index)
+        taken = self.log.take(index, self.consumer, self.batch, lease, urgent) if urgent else []
+        count = self.counts.get(index, self.least)
+        for lane in lanes:
+            if lane not in URGENT and not taken:
+                taken = self.log.take(index, self.consumer, count, lease, (lane,))
+        return taken
 
     def _open(self, index: str) -> Target | None:
         try:
@@ -191,18 +215,19 @@ class _Drain(Books):
         started, span = time.monotonic(), self._begun(target, taken)
         try:
             with span.inside():
-                prepared = self._prepare(target, [one.event for one in taken])
+                write = self._ready(target, [one.event for one in taken])
         except BaseException as error:
             span.end()
             self.heartbeat.let_go(taken)
-            if not isinstance(error, EncoderError):
+            if not isinstance(error, (EncoderError, EngineError)):
                 raise
-            self.pause(target.alias, error)
-            self.hand_back(target.alias, taken, UNUSABLE_DELAY)
+            self.put_off(target, taken, error)
             return
         encoding = time.monotonic() - started
+        more = max(self.counts.get(target.alias, 0), 2 * len(taken))
+        self.counts[target.alias] = min(self.batch, max(self.least, more)) if encoding < QUICK else self.least
         self.finish_writing()
-        self.writing = self.writer.submit(self._write, target, taken, prepared, encoding, span)
+        self.writing = self.writer.submit(self._write, target, taken, write, encoding, span)
 
     @staticmethod
     def _begun(target: Target, taken: Sequence[Delivered]) -> telemetry.Span:
@@ -212,9 +237,23 @@ class _Drain(Books):
             "knnex.drain.batch", kind="consumer", links=traces, index=target.alias, lane=lane, documents=len(taken)
         )
 
+    def _ready(self, target: Target, events: Sequence[Event]) -> Callable[[], BatchReport]:
+        """Encode; what is given back writes it."""
+        engine, sleep = self.targets.engine, self.stop.wait
+        if events[0].op == "copy":
+            return prepare_copies(
+                engine, target, events, patience=self.patience, sleep=sleep, prepare=self._prepare_alone
+            )
+        prepared = self._prepare(target, events)
+        return partial(write_prepared, engine, target, prepared, patience=self.patience, sleep=sleep)
+
     def _prepare(self, target: Target, events: Sequence[Event]) -> Prepared:
         with self.heartbeat.encoding(target.alias):
             return prepare_all(target, events)
+
+    def _prepare_alone(self, target: Target, events: Sequence[Event]) -> Prepared:
+        with self.heartbeat.encoding(target.alias):
+            return prepare_safely(target, events)
 
     def _update(self, target: Target, taken: Sequence[Delivered]) -> None:
         """Apply partial updates: each reads its document first, so that nothing is prepared ahead."""
@@ -248,20 +287,13 @@ class _Drain(Books):
         self,
         target: Target,
         taken: Sequence[Delivered],
-        prepared: Prepared,
+        write: Callable[[], BatchReport],
         encoding: float,
         span: telemetry.Span,
     ) -> None:
         try:
             with span.inside():
-                self.guarded(
-                    target,
-                    taken,
-                    lambda: write_prepared(
-                        self.targets.engine, target, prepared, patience=self.patience, sleep=self.stop.wait
-                    ),
-                    encoding,
-                )
+                self.guarded(target, taken, write, encoding)
         finally:
             span.end()
             self.heartbeat.let_go(taken)

@@ -22,7 +22,7 @@ HUNG = 70
 
 
 class Heartbeat:
-    """A thread that renews the claim on all batches at hand, three times in a lease.
+    """A thread that renews the claim on all batches at hand, five times in a lease.
 
     Where the model has not answered for `deadline` seconds, it ends the process with code 70 and without clearing up:
     nothing else ends a thread that hangs. Whoever supervises the worker starts it again, and another one reclaims its
@@ -31,7 +31,7 @@ class Heartbeat:
 
     def __init__(self, log: EventLog, consumer: str, lease: float, deadline: float | None = None) -> None:
         self._log, self._consumer, self._deadline = log, consumer, deadline
-        self._every = min(lease / 3, deadline / 2) if deadline else lease / 3
+        self._every = min(lease / 5, deadline / 2) if deadline else lease / 5
         self._held: dict[int, tuple[str, list[str]]] = {}
         # By thread, the index whose texts are at the model, and when it was last heard of.
         self._encoding: dict[int, tuple[str, float]] = {}

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..engines import Engine
 from ..errors import EncoderError, EngineError
 from ..ingest import BatchReport, Delivered, Event, EventLog, Patience, Target
 from ..ingest.apply import prepare_all, write_prepared
 from ..ingest.prepare import Prepared
+from ..ingest.reindex.orders import prepare_copies, whole_copy, write_copy
 from ..ingest.updates import resolve_updates
 from .heartbeat import Heartbeat
 from .quarantine import Outcome, Quarantine, Raised, Survived, Unjudged
@@ -93,7 +94,8 @@ class Suspects:
         patience: Patience | None = None,
     ) -> None:
         self._log, self._engine, self._drains, self._heartbeat = log, engine, drains, heartbeat
-        self._quarantine, self._deadline, self._stop, self._patience = quarantine, deadline, stop, patience
+        self._quarantine, self._deadline, self._stop = quarantine, deadline, stop
+        self._asking: dict[str, Any] = {"patience": patience, "sleep": stop.wait}
         self._target: Target | None = None
         # In their order; the first one is being tried if there is a trial.
         self._left: Sequence[Delivered] = ()
@@ -122,8 +124,8 @@ class Suspects:
                 extra={"action": "suspects_isolated", "index": target.alias},
             )
             self._target = target
-            # Updates have their order, and each reads what the one before made.
-            self._together = len(suspects) > 1 and suspects[0].event.op != "update"
+            # Updates have their order, and each reads what the one before made; copies are read one by one as well.
+            self._together = len(suspects) > 1 and suspects[0].event.op not in ("update", "copy")
             self._deadly = False
             self._keep(suspects[:room])
 
@@ -190,11 +192,17 @@ class Suspects:
         return True
 
     def _whole(self, target: Target, one: Delivered) -> Event | None:
-        """The event with the whole document; None for an update that comes to nothing, or cannot be read for now."""
-        if one.event.op != "update":
+        """The event with the whole document; None for an update that comes to nothing, a copy without anything to
+        encode, and what cannot be read for now."""
+        if one.event.op in ("upsert", "delete"):
             return one.event
         try:
-            found = resolve_updates(self._engine, target, [one.event], patience=self._patience, sleep=self._stop.wait)
+            if one.event.op == "copy":
+                copy = whole_copy(self._engine, target, one.event, **self._asking)
+                if copy is None:
+                    self._settle(target, one, prepare_copies(self._engine, target, [one.event], **self._asking))
+                return copy
+            found = resolve_updates(self._engine, target, [one.event], **self._asking)
         except EngineError as error:
             self._settle(target, one, partial(_raise, error))
             return None
@@ -219,9 +227,7 @@ class Suspects:
         """What came of trying them together: all are innocent, or it has to be found out which is not."""
         every, self._together = self._left, False
         if isinstance(outcome, Survived):
-            write = partial(
-                write_prepared, self._engine, target, outcome.prepared, patience=self._patience, sleep=self._stop.wait
-            )
+            write = partial(write_prepared, self._engine, target, outcome.prepared, **self._asking)
         elif isinstance(outcome, Raised) and outcome.broken:
             write = partial(_raise, EncoderError(outcome.reason, hint=outcome.hint))
         else:
@@ -274,7 +280,9 @@ class Suspects:
             )
 
     def _write(self, target: Target, one: Delivered, prepared: Prepared) -> BatchReport:
-        done = write_prepared(self._engine, target, prepared, patience=self._patience, sleep=self._stop.wait)
+        if one.event.op == "copy":
+            return write_copy(self._engine, target, one.event, prepared, **self._asking)
+        done = write_prepared(self._engine, target, prepared, **self._asking)
         if one.event.op != "update":
             return done
         # What is told, kept and tried again is the update, and not the document that it made.

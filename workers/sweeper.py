@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..errors import LogUnavailable
 from ..ingest import EventLog, Lane
-from ..ingest.log import DRAINED
+from ..ingest.log import DRAINED, URGENT
 from .queues import INGEST_QUEUE, QUEUE, queue_of
 from .worker import Worker
 
@@ -83,7 +83,7 @@ class Sweeper(threading.Thread):
             self._listened = now
             self._silent = self._worker.silent()
             # A process that forks drains in its children, which look for themselves.
-            if self._silent and self._worker.draining and self._worker.preloads:
+            if self._silent and self._worker.preloads:
                 self._worker.expect(self._silent)
         if self._worker.draining and self._worker.gives_way and self._bell.waiting(INGEST_QUEUE):
             self._worker.stop.give_way(True)
@@ -111,8 +111,8 @@ def undelivered(log: EventLog, lanes: Sequence[Lane]) -> bool:
 
 def rest_of(log: EventLog) -> list[str]:
     """The queues in which to ring for what waits in the log."""
-    queues = [QUEUE] if undelivered(log, ("live", "updates")) else []
-    if undelivered(log, ("backfill",)):
+    queues = [QUEUE] if undelivered(log, URGENT) else []
+    if undelivered(log, [lane for lane in DRAINED if lane not in URGENT]):
         gpu = any(facts.get("kind") == "gpu" for facts in log.workers().values())
         queues += [queue_of("gpu")] if gpu else [QUEUE]
     return list(dict.fromkeys(queues))

@@ -16,7 +16,7 @@ from ..engines import Engine, open_engine
 from ..engines.places import access, engine_url, log_url
 from ..errors import KnnexError
 from ..ingest import EventLog, Lane, Target, open_log
-from ..ingest.log import DRAINED
+from ..ingest.log import DRAINED, URGENT
 from ..settings import Settings
 from .books import DrainReport
 from .drain import drain
@@ -33,10 +33,14 @@ log = logging.getLogger(__name__)
 #: Seconds after which a drain ends, so that a worker which does one thing at a time gets to other tasks.
 LONGEST_DRAIN = 30.0
 _LOOK_IDLE = 0.1
-# Of the lease, after which a worker that was not heard of is given up for dead: its heartbeat comes every third of it.
-_SILENT = 0.5
-# Seconds for which the events of a silent worker are another's if nothing is heard of that one.
-_SHORTEST_HOLD = 2.0
+# Of the lease, after which a worker that was not heard of is given up for dead: its heartbeat comes every fifth of it.
+_SILENT = 1 / 3
+# Of the lease, and seconds at least, for which a silent worker's events are another's if nothing is heard of that one.
+_HOLD, _SHORTEST_HOLD = 0.25, 2.0
+# Of the lease, after which these are anybody's, and no more only of the process that made ready for them.
+_ANYBODYS = 1.5
+# Of the lease, for which it is believed that no worker is silent: what becomes so meanwhile is not yet to be taken.
+_BELIEVED = 0.05
 # Of a worker's rate, how much the newest drain weighs.
 _NEWEST = 0.3
 
@@ -57,6 +61,8 @@ class Worker:
         self._pid = os.getpid()
         self._draining = threading.Lock()
         self._rate = 0.0
+        # Until when it is believed of an index that all its workers live.
+        self._lively: dict[str, float] = {}
         self.figures = Figures()
         self._since = time.strftime("%Y-%m-%d %H:%M:%S")
 
@@ -143,6 +149,7 @@ class Worker:
             figures=self.figures,
             quarantine=self.quarantine,
             deadline=self.settings.deadline,
+            lease_of=self.lease_of,
         )
 
     @property
@@ -151,7 +158,7 @@ class Worker:
         return f"{socket.gethostname()}-{os.getpid()}"
 
     def silent(self) -> list[str]:
-        """The indexes of which a worker has events that was not heard of for half a lease: perhaps it died on them."""
+        """The indexes of which a worker has events that was not heard of for a third of a lease: it may have died."""
         return [index for index in self.log.indexes() if self._is_silent(index)]
 
     def _is_silent(self, index: str) -> bool:
@@ -163,20 +170,40 @@ class Worker:
 
     def expect(self, silent: Sequence[str], target_of: Callable[[str], Target | None] | None = None) -> bool:
         """Start the process in which the events of silent workers will be tried, so that it is there when the lease is
-        over; whether this process is to do so. Of all workers one process does for each index."""
-        seconds = max(_SHORTEST_HOLD, self.settings.lease * _SILENT)
-        mine = [index for index in silent if self.log.hold(f"suspects:{index}", self._consumer, seconds)]
-        for index in mine:
-            if target := (target_of or self.targets.known)(index):
-                self.quarantine.warm(target)
-        return bool(mine)
+        over; whether this process is to do so. Of all workers one process does for each index. Without `target_of` it
+        is none of those that have not opened the index."""
+        seconds, mine = max(_SHORTEST_HOLD, self.settings.lease * _HOLD), False
+        for index in silent:
+            target = (target_of or self.targets.known)(index)
+            if (target or target_of) and self.log.hold(f"suspects:{index}", self._consumer, seconds):
+                mine = True
+                if target:
+                    self.quarantine.warm(target)
+        return mine
+
+    def lease_of(self, index: str) -> float:
+        """The seconds after which this process takes the events of a silent worker of an index: where another one is
+        ready for these, that comes first, since here they would have to wait for a process to be started."""
+        lease, now = self.settings.lease, time.monotonic()
+        if now < self._lively.get(index, 0.0):
+            return lease
+        if not self._is_silent(index):
+            self._lively[index] = now + lease * _BELIEVED
+            return lease
+        return lease if self.expect([index], self._known) else lease * _ANYBODYS
+
+    def _known(self, index: str) -> Target | None:
+        return self.targets.known(index) or self._opened(index)
 
     def _left_to_another(self) -> bool:
         """Whether nothing waits but events of silent workers, and another process is ready for these."""
         silent = self.silent()
         if not silent or self.expect(silent, self._opened):
             return False
-        return not any(self.log.backlog(index).undelivered for index in self.log.indexes())
+        late = self.settings.lease * _ANYBODYS
+        return not any(
+            self.log.backlog(index).undelivered or self.log.silent(index, late) for index in self.log.indexes()
+        )
 
     def _opened(self, index: str) -> Target | None:
         try:
@@ -192,11 +219,11 @@ class Worker:
             self.stop.note_rate(self.slot, self._rate)
 
     def lanes(self) -> tuple[Lane, ...]:
-        """What this worker works on: one without GPU leaves the backfill to those that have one, while any lives."""
+        """What this worker works on: without GPU no backfill and no copies, while any lives that has one."""
         if self.kind == "gpu" or self.settings.backfill == "any":
             return DRAINED
         if any(facts.get("kind") == "gpu" for facts in self.log.workers().values()):
-            return tuple(lane for lane in DRAINED if lane != "backfill")
+            return URGENT
         return DRAINED
 
     def preload(self) -> None:
@@ -206,9 +233,8 @@ class Worker:
                 pass
             if self.stop.stopping:
                 return
-            target = self._opened(index)
-            if target and self.log.backlog(index).pending:  # perhaps a worker died on them
-                self.quarantine.warm(target)
+            if self._opened(index) and self.log.backlog(index).pending:  # perhaps a worker died on them
+                self.expect([index])
 
     def facts(self) -> dict[str, Any]:
         """What others may know of this worker; `rate` is documents per second while it works, over all processes."""

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from knnex.errors import LogUnavailable
 from knnex.ingest import Event, Target
-from knnex.ingest.redis_streams import GROUP, stream
+from knnex.ingest.redis_link import stream
+from knnex.ingest.redis_streams import GROUP
 from knnex.mappings import load_spec
 
 from .audit import audit

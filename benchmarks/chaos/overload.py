@@ -53,9 +53,8 @@ def overload(stage: Stage, how: How, load: Load, seed: int, told: Callable[[str]
 def _overload(stage: Stage, how: How, load: Load, seed: int, told: Callable[[str], None]) -> Outcome:
     outcome, oracle, index = Outcome(), Oracle(), f"chaos-{how}"
     fields = {"title": {"type": "text"}, "year": {"type": "integer"}}
-    # Without a vector: so many documents have to be written afterwards. Many shards fill a write queue at once.
-    shards = {"number_of_shards": 12} if how == "queue" else {}
-    target = stage.make(load_spec({"index": index, "fields": fields, "settings": shards}))
+    # Without a vector: so many documents have to be written afterwards.
+    target = stage.make(load_spec({"index": index, "fields": fields}))
     with Crew(stage, ["solo", "solo"], lease=15.0, batch=512) as crew:
         source = _plain(index, load, seed)
         first = [next(source) for _ in range(1000)]
@@ -167,7 +166,7 @@ def _blocked(stage: Stage, index: str) -> bool:
 
 @contextmanager
 def _queue(stage: Stage, _: str) -> Iterator[None]:
-    """Items are answered 429: others write so much that the queue, of one place here, is always full."""
+    """Items are answered 429: others write to so many shards that the queue, of one place here, is always full."""
     over = threading.Event()
     stage.ask("PUT", "/chaos-hog", {"settings": {"number_of_shards": 12, "number_of_replicas": 0}})
     line: Any = tuple(

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from knnex.errors import LogUnavailable
 from knnex.ingest import LANES
-from knnex.ingest.redis_streams import GROUP, stream
+from knnex.ingest.redis_link import stream
+from knnex.ingest.redis_streams import GROUP
 
 from .stage import Stage
 

@@ -36,6 +36,25 @@ Checkpoints = Mapping[str, tuple[str, int]]
 
 
 @dataclass(frozen=True)
+class Quality:
+    """How good a version was found to be, the telling figure first: `{"nDCG@10": 0.45, "recall@100": 0.8}`.
+
+    `by` is what it was held against, such as the name of a file of judgments; `at` is in ms since 1970.
+    """
+
+    figures: Mapping[str, float]
+    by: str
+    queries: int
+    at: int
+    # When the version was made, in ms since 1970: an index that has its name after it is not meant.
+    created: int = 0
+
+    def __str__(self) -> str:
+        name, value = next(iter(self.figures.items()))
+        return f"{name} {value:.4f}"
+
+
+@dataclass(frozen=True)
 class Control:
     """What is kept of an alias: `step` is empty where nothing is under way."""
 
@@ -51,6 +70,8 @@ class Control:
     settings: Mapping[str, Any] = field(default_factory=dict)
     # Former versions, with the checkpoints of the one that took their place: what is newer they lack.
     kept: Mapping[str, Checkpoints] = field(default_factory=dict)
+    # How good versions were found to be, by their names.
+    quality: Mapping[str, Quality] = field(default_factory=dict)
     # How often the alias was moved.
     moves: int = 0
     seq_no: int = -1
@@ -70,9 +91,15 @@ def read(alias: str) -> Flow[Control]:
     response = yield Request("GET", path_of(CONTROL, "_doc", alias), allow=_MISSING)
     if response.status == 404 or not response.body.get("found"):
         return Control(alias)
-    names = {one.name for one in fields(Control)}
-    body = {key: value for key, value in response.body["_source"].items() if key in names}
+    body = _known(Control, response.body["_source"])
+    body["quality"] = {name: Quality(**_known(Quality, one)) for name, one in body.get("quality", {}).items()}
     return Control(**body | {"seq_no": response.body["_seq_no"], "primary_term": response.body["_primary_term"]})
+
+
+def _known(kind: type, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What this knnex knows of it: another one may have written more."""
+    names = {one.name for one in fields(kind)}
+    return {key: value for key, value in body.items() if key in names}
 
 
 def write(control: Control) -> Flow[Control]:

@@ -20,7 +20,7 @@ from ...engines import Engine
 from ...errors import ReindexStopped
 from ...mappings import Stored, find, load
 from ..feed_state import Cursor
-from ..log import EventLog
+from ..log import EventLog, unwritten
 from ..positions import version_of
 from ..prepare import Target
 from . import cutover
@@ -166,7 +166,7 @@ class Coordinator(Swapping):
         head = events.head(self.alias)
         waited, before = 0.0, -1
         while head:
-            backlog = events.backlog(self.alias)
+            backlog = unwritten(events, self.alias)
             if backlog.low_water is None or version_of(backlog.low_water) > version_of(head):
                 return
             self.tell(Step("announce", note=f"{backlog.total:,} events accepted before are still to be written"))

@@ -5,25 +5,23 @@ What changes an index is given the alias by which one coordinator does so, see f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...engines import Flow, Request, path_of
 from ...errors import EngineBusy, IndexMissing, ReindexStopped, RequestRejected, SpecMismatch
-from ...mappings import ALIVE, META, Stored, differing, find, index_body, version_name, write_alias
+from ...mappings import META, SEARCHED, Stored, differing, find, index_body, version_number, write_alias
+from ...mappings import next_version as after
 from .fencing import Action, by, change_aliases, is_fence, still
 
 #: While it is being filled, an index need neither be searchable nor have copies.
 FILLING = {"index.refresh_interval": "-1", "index.number_of_replicas": 0}
 _MISSING = frozenset({404})
-_SEARCHED = {"filter": ALIVE, "is_write_index": True}
 
 
 def next_version(alias: str) -> Flow[str]:
     """The name of a version index that there is not yet."""
-    names = yield from made(alias)
-    return version_name(alias, max((int(name[-6:]) for name in names), default=0) + 1)
+    return after(alias, (yield from made(alias)))
 
 
 def made(alias: str) -> Flow[dict[str, int]]:
@@ -31,7 +29,7 @@ def made(alias: str) -> Flow[dict[str, int]]:
     params = {"expand_wildcards": "all", "filter_path": "*.settings.index.creation_date"}
     response = yield Request("GET", f"{path_of(alias)}-*/_settings", params)
     found = {name: int(one["settings"]["index"]["creation_date"]) for name, one in response.body.items()}
-    return {name: at for name, at in found.items() if re.fullmatch(re.escape(alias) + r"-\d{6}", name)}
+    return {name: at for name, at in found.items() if version_number(alias, name)}
 
 
 def make(target: Stored, dialect: Any) -> Flow[None]:
@@ -100,7 +98,7 @@ def swap(alias: str, source: str, target: str, epoch: int) -> Flow[None]:
     for name, options in others.items():
         if name not in (alias, write_alias(source)) and not is_fence(name, source):
             actions += _moved(name, source, target, options)
-    actions += _moved(alias, source, target, _SEARCHED)
+    actions += _moved(alias, source, target, SEARCHED)
     yield from points_at(alias, source)
     try:
         yield from change_aliases(actions)
@@ -114,7 +112,7 @@ def swap(alias: str, source: str, target: str, epoch: int) -> Flow[None]:
         yield from points_at(alias, target)
     except ReindexStopped:
         # Somebody pointed the alias at an index of theirs too, in between: as it was, but for that.
-        yield from change_aliases([*still(source, epoch), *_moved(alias, target, source, _SEARCHED)])
+        yield from change_aliases([*still(source, epoch), *_moved(alias, target, source, SEARCHED)])
         raise
 
 

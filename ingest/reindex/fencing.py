@@ -22,9 +22,19 @@ def by(index: str, epoch: int) -> str:
     return f"{index}-by-{epoch}"
 
 
+def copies_by(index: str, epoch: int) -> str:
+    """The alias by which workers copy into an index for that holder, and as long as it lets them."""
+    return f"{by(index, epoch)}-copies"
+
+
 def is_fence(name: str, index: str) -> bool:
-    """Whether an alias of an index is a coordinator's."""
-    return re.fullmatch(re.escape(index) + r"-by-\d+", name) is not None
+    """Whether an alias of an index is a coordinator's, or for its workers."""
+    return _epoch(name, index) is not None
+
+
+def _epoch(name: str, index: str) -> int | None:
+    found = re.fullmatch(re.escape(index) + r"-by-(\d+)(-copies)?", name)
+    return int(found[1]) if found else None
 
 
 def fence(index: str, epoch: int) -> Flow[None]:
@@ -43,6 +53,20 @@ def leave(index: str, epoch: int) -> Flow[None]:
         yield from change_aliases(former)
 
 
+def let_copy(index: str, epoch: int) -> Flow[str]:
+    """Let workers copy into an index; the alias by which they do."""
+    alias = copies_by(index, epoch)
+    yield from change_aliases([*still(index, epoch), {"add": {"index": index, "alias": alias}}])
+    return alias
+
+
+def bar_copies(index: str, epoch: int) -> Flow[None]:
+    """Let them no more."""
+    alias = copies_by(index, epoch)
+    if alias in (yield Request("GET", path_of(index, "_alias"))).body[index]["aliases"]:
+        yield from change_aliases([*still(index, epoch), {"remove": {"index": index, "alias": alias}}])
+
+
 def still(index: str, epoch: int) -> list[Action]:
     """What makes a request to `_aliases` fail as a whole where another coordinator has taken over."""
     own = {"index": index, "alias": by(index, epoch)}
@@ -53,8 +77,8 @@ def _former(index: str, epoch: int) -> Flow[list[Action] | None]:
     response = yield Request("GET", path_of(index, "_alias"), allow=frozenset({404}))
     if response.status == 404:
         return None
-    names = [name for name in response.body[index]["aliases"] if is_fence(name, index)]
-    return [{"remove": {"index": index, "alias": name}} for name in names if int(name.rsplit("-", 1)[1]) < epoch]
+    epochs = {name: _epoch(name, index) for name in response.body[index]["aliases"]}
+    return [{"remove": {"index": index, "alias": name}} for name, at in epochs.items() if at is not None and at < epoch]
 
 
 def change_aliases(actions: Sequence[Action]) -> Flow[None]:

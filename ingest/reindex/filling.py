@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
@@ -12,14 +13,19 @@ from ...engines import Engine, Flow
 from .. import feed
 from ..feed_read import patiently
 from ..feed_state import Cursor
+from ..log import EventLog
+from . import cutover, fencing
 from .compare import Compared
 from .control import Checkpoints, Lock
 from .copying import Copied, Copier
+from .handing import Handed, Handing
 from .reading import Held, page
 from .report import Options, Report, Step, Tell
 
 T = TypeVar("T")
-Work = Callable[[Sequence[Held]], Copied | Compared]
+Work = Callable[[Sequence[Held]], Copied | Compared | Handed]
+# A page that is being written, and the number of its last change.
+Writing = tuple[Future[Copied | Compared | Handed], int]
 
 #: A round of catching up that finds no more than so many changes was the last one.
 FEW = 200
@@ -27,6 +33,8 @@ FEW = 200
 
 class Filling:
     """The part of a coordinator that copies; how far each shard was copied lies in the cluster."""
+
+    events: EventLog | None
 
     def __init__(
         self, engine: Engine, alias: str, back: str, options: Options, tell: Tell, sleep: Callable[[float], object]
@@ -44,18 +52,41 @@ class Filling:
         # Whether others than knnex write to the source.
         self.others = False
         self.pool: Executor
+        # What has workers encode, while documents are copied.
+        self._handing: Handing | None = None
         self._cursor = Cursor("")
 
     def _copy(self, copier: Copier) -> None:
         """Copy all there is, and then what has changed meanwhile, until that is little."""
         self.lock.save(step="copy")
         looking = bool(self.back or self._cursor.shards) or copier.kept < copier.target.spec.embeddings.keys()
+        work = self._begin_handing(copier)
         while True:
-            count = self._round(copier, partial(copier.copy, looking=looking))
+            count = self._round(copier, partial(work, looking=looking))
             self.report = replace(self.report, rounds=self.report.rounds + 1)
             looking = True
             if count <= FEW:
-                return
+                break
+        self._end_handing(copier.target.stored.index)
+
+    def _begin_handing(self, copier: Copier) -> Callable[..., Copied | Handed]:
+        """What copies a page: with the workers' help, if there may be any."""
+        if self.events is None or self.options.encode == "here":
+            return copier.copy
+        epoch, options = self.lock.control.epoch, self.options
+        let = partial(fencing.let_copy, copier.target.stored.index, epoch)
+        self._handing = Handing(self.events, self.alias, copier, epoch, options, self.sleep, lambda: self._ask(let))
+        return self._handing.work
+
+    def _end_handing(self, index: str) -> None:
+        """From here on no worker copies anything, not even one that was stopped for a while."""
+        handing, self._handing = self._handing, None
+        if handing and handing.opened:
+            self._ask(partial(fencing.bar_copies, index, self.lock.control.epoch))
+            if self.others:
+                # What they delete leaves no trace against which a late copy would count as old.
+                self._ask(partial(cutover.block, self.lock.by(index)))
+                self._ask(partial(cutover.unblock, self.lock.by(index)))
 
     def _round(self, copier: Copier, work: Work, step: str = "copy") -> int:
         """Have the changes up to where the shards stand now copied, a page at a time; how many there were."""
@@ -68,14 +99,17 @@ class Filling:
         for shard in [shard for shard, count in behind.items() if count]:
             for count in self._shard(copier, shard, heads[shard], work):
                 done += count
-                self.tell(Step(step, min(done, total), total))
+                self.tell(Step(step, min(done, total), total, self._by_whom()))
         return done
 
+    def _by_whom(self) -> str:
+        workers = self._handing.workers if self._handing else 0
+        return f"copying documents, encoded by {workers} worker{'s'[: workers > 1]}" if workers else ""
+
     def _shard(self, copier: Copier, shard: int, head: feed.Head, work: Work) -> Iterator[int]:
-        """Copy one shard, a page at a time; the next is read while one is written."""
-        writing: Future[Copied | Compared] | None = None
+        """Copy one shard, a page at a time; the next is read while one is written, or several while workers encode."""
+        writing: deque[Writing] = deque()
         after = self._cursor.after(shard, head)
-        reached = after
         stored = copier.source
         while after < head.checkpoint:
             found: list[Held] = self._ask(
@@ -84,20 +118,32 @@ class Filling:
                     self.options.page, copier.left_out, copier.moves,
                 )
             )  # fmt: skip
-            self._note(writing, shard, head, reached)
-            reached = after = found[-1].seq_no if found else head.checkpoint
+            most = max(1, self.options.ahead // self.options.page) if self._handing and self._handing.workers else 1
+            while len(writing) >= most:
+                self._note(*writing.popleft(), shard, head)
+            if writing:
+                writing[-1][0].result()
+            after = found[-1].seq_no if found else head.checkpoint
             self.others = self.others or any(not one.ours for one in found)
-            writing = self.pool.submit(work, found)
+            writing.append((self.pool.submit(work, found), after))
             yield len(found)
-        self._note(writing, shard, head, reached)
+        while writing:
+            self._note(*writing.popleft(), shard, head)
 
-    def _note(self, writing: Future[Copied | Compared] | None, shard: int, head: feed.Head, reached: int) -> None:
+    def _note(self, writing: Future[Copied | Compared | Handed], reached: int, shard: int, head: feed.Head) -> None:
         """Wait for a page to be written, and note how far that is."""
-        if writing is None:
-            return
-        self.report += writing.result()
+        done = writing.result()
+        self.report += self._handed(done) if isinstance(done, Handed) else done
         self._cursor = self._cursor.moved(shard, head, reached)
         self.lock.save(cursors=checkpoints(self._cursor.shards))
+
+    def _handed(self, page: Handed) -> Copied:
+        """Wait for workers; what they leave is done where all else is."""
+        handing = self._handing
+        if handing is None or not page.positions:
+            return page.copied
+        left = handing.wait(page)
+        return self.pool.submit(handing.take_back, left).result() if left.places else left.copied
 
     def _ask(self, flow: Callable[[], Flow[T]]) -> T:
         return patiently(self.engine, flow, self.options.patience, self.sleep)

@@ -83,9 +83,12 @@ def _within(after: int, upto: int, size: int) -> dict[str, Any]:
     }
 
 
-def fetch(stored: Stored, dialect: Dialect, places: Iterable[Place], moves: int = 0) -> Flow[list[Held]]:
+def fetch(
+    stored: Stored, dialect: Dialect, places: Iterable[Place], moves: int = 0, left_out: Sequence[str] = ()
+) -> Flow[list[Held]]:
     """These documents as they are now, searchable yet or not; those that are gone are left out."""
-    return (yield from _get(stored, places, dialect.get_with_vectors(), moves))
+    params = dialect.get_with_vectors() | ({"_source_excludes": ",".join(left_out)} if left_out else {})
+    return (yield from _get(stored, places, params, moves))
 
 
 def versions(stored: Stored, places: Iterable[Place], moves: int = 0) -> Flow[dict[Place, Held]]:

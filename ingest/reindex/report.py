@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ...mappings import Stored
 from ..bulk import Patience
@@ -28,6 +29,10 @@ class Options:
 
     #: Documents copied at once.
     page: int = 500
+    #: Who encodes what must be: this process, the workers, or, with "auto", these where any is running.
+    encode: Literal["auto", "here", "workers"] = "auto"
+    #: Documents that workers are given at a time.
+    ahead: int = 4000
     #: Whether writes are refused while the alias is swapped; None: where others than knnex write to the index.
     block: bool | None = None
     #: How long they may be refused at a time; where more is left to do by then, they go on, and it is tried again.
@@ -58,7 +63,7 @@ class Report:
 
     def __add__(self, done: Copied | Compared) -> Report:
         if isinstance(done, Copied):
-            return replace(self, copied=self.copied + done)
+            return replace(self, copied=(self.copied + done).brief())
         return replace(self, compared=self.compared + done)
 
 

@@ -15,9 +15,10 @@ from ..log import EventLog
 from ..prepare import Target
 from ..target import make_target
 from . import cutover
-from .control import Control, Lock, read
+from .control import Control, Lock, Quality, read
 from .coordinator import Coordinator
 from .fencing import leave, still
+from .quality import note, noting, of
 from .report import Gate, Options, Report, Tell
 
 
@@ -31,6 +32,8 @@ class Version:
     bytes: int
     created: int
     stored: Stored | None
+    # As a gate found it, or who measured it; None where nobody looked.
+    quality: Quality | None = None
 
 
 def reindex(
@@ -53,17 +56,19 @@ def reindex(
     SpecMismatch, IndexMissing, EngineError, EncoderError. The next run goes on where this one ended.
     """
     resolved = resolve(spec)
-    return Coordinator(
+    coordinator = Coordinator(
         engine,
         events,
         spec.index,
         _opener(cache),
         wanted=lambda name: Stored(name, spec, resolved),
-        gate=gate,
         options=options,
         tell=tell,
         sleep=sleep,
-    ).run()
+    )
+    if gate:
+        coordinator.gate = noting(coordinator.lock, gate)
+    return coordinator.run()
 
 
 def roll_back(
@@ -152,7 +157,7 @@ def versions(alias: str) -> Flow[list[Version]]:
     names = sorted({live, *created})
     found = []
     for name in names:
-        found.append((yield from _version(name, _state(name, live, control), created.get(name, 0))))
+        found.append((yield from _version(name, _state(name, live, control), created.get(name, 0), control)))
     return found
 
 
@@ -164,7 +169,7 @@ def _state(name: str, live: str, control: Control) -> str:
     return "kept" if name in control.kept else "left"
 
 
-def _version(name: str, state: str, created: int) -> Flow[Version]:
+def _version(name: str, state: str, created: int, control: Control) -> Flow[Version]:
     stats = yield Request("GET", path_of(name, "_stats", "docs,store"), {"filter_path": "_all.primaries"})
     figures: Mapping[str, Any] = stats.body.get("_all", {}).get("primaries", {})
     stored = yield from find(name)
@@ -175,7 +180,17 @@ def _version(name: str, state: str, created: int) -> Flow[Version]:
         int(figures.get("store", {}).get("size_in_bytes", 0)),
         created,
         stored,
+        of(control, name, created),
     )
+
+
+def note_quality(
+    engine: Engine, alias: str, found: Mapping[str, Quality], *, sleep: Callable[[float], object] = time.sleep
+) -> None:
+    """Keep how good versions were found to be. Raises AlreadyRunning while one is being built."""
+    lock = Lock(engine, alias, sleep=sleep)
+    with lock.held():
+        note(lock, found)
 
 
 def drop_version(engine: Engine, alias: str, name: str, *, sleep: Callable[[float], object] = time.sleep) -> None:

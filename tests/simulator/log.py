@@ -9,7 +9,7 @@ from typing import Any
 from knnex.errors import LogUnavailable
 from knnex.ingest import Backlog, Buried, Delivered, Event, Lane
 from knnex.ingest.log import DRAINED, Mark
-from knnex.ingest.positions import LANES, position_of, split, version_of
+from knnex.ingest.positions import LANES, WRITES, lane_of, position_of, split, version_of
 
 from .schedule import Schedule
 
@@ -31,6 +31,7 @@ class MemoryLog:
         self.schedule, self.index, self.faults = schedule, index, faults
         self.entries: dict[str, Entry] = {}
         self.accepted: list[Event] = []
+        self.given = 0
         self.graves: dict[str, Buried] = {}
         self.suspects: dict[str, int] = {}
         self.blamed: dict[str, list[str]] = {}
@@ -59,12 +60,13 @@ class MemoryLog:
         positions = []
         for event in events:
             self.clock += self.schedule.chance.randrange(3)
-            chosen: Lane = "updates" if event.op == "update" else lane
-            sequence = len(self.accepted)
-            position = position_of(self.clock, sequence, chosen)
+            chosen = lane_of(event.op, lane)
+            position = position_of(self.clock, self.given, chosen)
+            self.given += 1
             self.entries[position] = Entry(replace(event, position=position), chosen)
-            self.accepted.append(self.entries[position].event)
             positions.append(position)
+            if chosen in WRITES:
+                self.accepted.append(self.entries[position].event)
         self._cut(lost)
         return positions
 
@@ -82,6 +84,8 @@ class MemoryLog:
                 if taken := self._updates(count):
                     break
                 continue
+            if lane == "copies" and taken:
+                break
             mine = [(at, one) for at, one in self.entries.items() if one.lane == lane and self._open(one)]
             taken += sorted(mine, key=lambda pair: (pair[1].consumer is None, version_of(pair[0])))[
                 : count - len(taken)
@@ -115,7 +119,8 @@ class MemoryLog:
 
     def bound(self) -> int:
         """The oldest of what is not settled in the other lanes."""
-        return min((version_of(at) for at, one in self.entries.items() if one.lane != "updates"), default=1 << 62)
+        others = [version_of(at) for at, one in self.entries.items() if one.lane not in ("updates", "copies")]
+        return min(others, default=1 << 62)
 
     def heartbeat(self, index: str, consumer: str, positions: Sequence[str]) -> set[str]:
         return {at for at in positions if at in self.entries and self.entries[at].consumer == consumer}
@@ -187,6 +192,9 @@ class MemoryLog:
     def recall(self, index: str, name: str) -> str | None:
         self._call("recall")
         return self.notes.get(name)
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        return {name: {} for name in self.schedule.processes("worker")}
 
     def now(self) -> int:
         return self.clock
