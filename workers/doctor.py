@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from ..engines import Engine, Flow, Request, path_of
 from ..errors import KnnexError
 from ..ingest import LANES, EventLog
 from ..mappings import META, PROVENANCE, Stored, index_body
+from ..mappings.look import count
 from ..settings import settings
 from .pauses import stays
 from .preflight import CHECKS, find_target
@@ -211,12 +212,6 @@ def names_of_indexes() -> Flow[list[str]]:
     response = yield Request("GET", "/_all/_mapping", {"filter_path": f"*.mappings._meta.{META}.spec.index"})
     found = (holder["mappings"]["_meta"][META]["spec"]["index"] for holder in response.body.values())
     return sorted(set(found))
-
-
-def count(index: str, query: Mapping[str, object]) -> Flow[int]:
-    """How many documents match."""
-    response = yield Request("POST", path_of(index, "_count"), body={"query": query})
-    return int(response.body["count"])
 
 
 def _properties(index: str) -> Flow[dict[str, dict[str, object]]]:

@@ -8,7 +8,6 @@ log is asked by its own `check`, before anything else. Each refusal concerns one
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from ..engines import Engine, Flow, Request, path_of
 from ..errors import IndexMissing, SpecMismatch
 from ..ingest import EventLog
 from ..ingest.positions import version_of
-from ..mappings import ALIVE, PROVENANCE, Stored, check_name, load
+from ..mappings import PROVENANCE, SEARCHED, Stored, check_name, load, version_number
 
 # Milliseconds by which the clocks of those who gave versions may differ from the log's.
 _SKEW = 5_000
@@ -104,11 +103,11 @@ def _versions(alias: str) -> Flow[list[str]]:
     """The index versions of an alias that lie in the cluster, the newest last."""
     pattern = f"{path_of(alias)}-*"
     response = yield Request("GET", f"{pattern}/_settings", {"filter_path": "*.settings.index.uuid"})
-    return sorted(index for index in response.body if re.fullmatch(re.escape(alias) + r"-\d{6}", index))
+    return sorted(index for index in response.body if version_number(alias, index))
 
 
 def _add(index: str, alias: str) -> dict[str, Any]:
-    return {"add": {"index": index, "alias": alias, "is_write_index": True, "filter": ALIVE}}
+    return {"add": {"index": index, "alias": alias, **SEARCHED}}
 
 
 def _request(actions: list[dict[str, Any]]) -> str:

@@ -28,6 +28,7 @@ from .compare import Comparer
 from .control import Control
 from .copying import Copier
 from .fencing import leave
+from .quality import noting
 from .report import Gate, Options, Report, Step, Tell
 from .swapping import Swapping
 
@@ -191,7 +192,7 @@ class Coordinator(Swapping):
         self.lock.save(step="gate")
         self._heads(target.index)
         if self.gate:
-            self.gate(source, target)
+            noting(self.lock, self.gate)(source, target)
 
     def _finish(self, source: str, target: str) -> Report:
         """Nothing is announced any more, and nothing under way."""

@@ -18,7 +18,7 @@ from . import cutover
 from .control import Control, Lock, Quality, read
 from .coordinator import Coordinator
 from .fencing import leave, still
-from .quality import note, noting, of
+from .quality import note, of
 from .report import Gate, Options, Report, Tell
 
 
@@ -62,12 +62,11 @@ def reindex(
         spec.index,
         _opener(cache),
         wanted=lambda name: Stored(name, spec, resolved),
+        gate=gate,
         options=options,
         tell=tell,
         sleep=sleep,
     )
-    if gate:
-        coordinator.gate = noting(coordinator.lock, gate)
     return coordinator.run()
 
 
