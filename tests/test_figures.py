@@ -159,12 +159,12 @@ def test_who_keeps_looking_sees_how_fast_it_goes_and_when_it_is_done(log: RedisL
     (index,) = watcher.look().indexes
     assert index.documents_per_second == 9.0
     # Ten live events at ten events a second; the backfill waits for those.
-    assert [lane.eta for lane in index.lanes] == [1.0, 5.0, None]
+    assert [lane.eta for lane in index.lanes] == [1.0, 5.0, None, None]
     log.pause(index_name, "the model is gone")
     clock.now += 1.0
     (index,) = watcher.look().indexes
     assert index.paused == "the model is gone"
-    assert [lane.eta for lane in index.lanes] == [None, None, None]
+    assert [lane.eta for lane in index.lanes] == [None, None, None, None]
     assert Watcher(log, "another").look().indexes == ()
 
 
@@ -175,7 +175,7 @@ def test_a_lane_that_is_paused_is_not_waited_for(log: RedisLog, index_name: str)
     log.announce("a", {"figures": {index_name: {"documents": 5.0, "settled": 5.0, "fresh": {}}}}, 10)
     (index,) = Watcher(log).look().indexes
     log.retire("a")
-    assert [lane.eta for lane in index.lanes] == [None, 2.0, None]
+    assert [lane.eta for lane in index.lanes] == [None, 2.0, None, None]
 
 
 def test_a_worker_tells_its_figures(engine: Engine, log: RedisLog, index_name: str, tiny: Path) -> None:

@@ -26,7 +26,7 @@ SHARDS = {"number_of_shards": 2, "number_of_replicas": 0}
 
 @pytest.fixture
 def log(redis_url: str, index_name: str) -> Iterator[RedisLog]:
-    opened = own_log(redis_url, 12)
+    opened = own_log(redis_url, 9)
     yield opened
     opened.forget(index_name)
     opened.close()

@@ -122,9 +122,9 @@ class Comparer:
             and held.written > one.version
             and self._forced.get(one.place) != (one.version, held.written)
         ]
-        refused: Mapping[str, str] = {}
-        if behind:
-            refused = self.copier.copy(behind, looking=True).refused
+        refused: dict[str, str] = {}
+        for part in distinct(behind):
+            refused |= self.copier.write(replace(self.copier.prepare(part), looking=True)).refused
         gone = [place for place in places if place not in {one.place for one in here} and place in there]
         return Compared(
             behind=len(behind),
