@@ -24,6 +24,7 @@ from . import (
     cli_worker,
     screens,
 )
+from .cli_options import Json, Url, Yes
 from .errors import KnnexError, QueryError
 from .screens import print_json as _print_json
 from .settings import settings
@@ -34,8 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Semantic search for the Elasticsearch or OpenSearch cluster you already run.",
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
 
 def main() -> None:
@@ -103,7 +102,7 @@ def create(spec: Annotated[Path, typer.Argument(help="A spec in YAML.")], url: U
 @app.command()
 def drop(
     index: str,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     url: Url = None,
 ) -> None:
     """Delete an index that knnex made, with all its documents and former versions."""

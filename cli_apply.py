@@ -13,6 +13,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from . import screens, screens_plan
+from .cli_options import Json, Url, Yes
 
 if TYPE_CHECKING:
     from .client import Cluster
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from .ingest.reindex.applying import Applied
     from .mappings.plan import ChangePlan
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 Block = Annotated[
     bool | None,
     typer.Option("--block/--no-block", help="Refuse writes for a moment at the swap; else where others write too."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import screens
+from .cli_options import Json, Url, Yes
 from .mappings.attach_spec import DEFAULT_ENCODER
 from .settings import settings
 
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from .ingest import EventLog
     from .ingest.attach import Prospect
     from .ingest.feed_state import FeedReport
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import screens
+from .cli_options import Json, Yes
 from .cli_watch import opened_log
 from .errors import InputError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from .ingest import Buried, EventLog
 
 app = typer.Typer(no_args_is_help=True, help="Documents that could not be embedded or written.")
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Positions = Annotated[list[str] | None, typer.Argument(help="As `knnex buried list` has them.")]
 All = Annotated[bool, typer.Option("--all", help="All of the index.")]
 
@@ -71,7 +71,7 @@ def drop(
     index: str,
     positions: Positions = None,
     every: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Forget buried documents for good."""
     with opened_log() as log:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import screens
+from .cli_options import Url
 from .settings import settings
 from .telemetry import formatter
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .ingest.feed_state import FeedReport
 
 Json = Annotated[bool, typer.Option("--json", help="Print a line of JSON for each batch.")]
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
 
 def register(app: typer.Typer) -> None:

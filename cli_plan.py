@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import screens, screens_plan
+from .cli_options import Json, Url
 from .errors import SettingsError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from .mappings.look import Live
     from .mappings.plan import ChangePlan
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
 # Exit code of a plan with something to do; 1 is an error, as everywhere.
 _TO_DO = 2

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from . import screens
+from .cli_options import Url
 from .errors import SettingsError
 from .settings import settings
-
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
 
 def register(app: typer.Typer) -> None:

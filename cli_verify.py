@@ -12,12 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from . import screens
+from .cli_options import Json, Url
 
 if TYPE_CHECKING:
     from .ingest.audit import AuditProgress, AuditReport
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
 _NAMED = 20
 # Seconds between two lines where there is no terminal.

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import screens, screens_plan
+from .cli_options import Json, Url, Yes
 
 if TYPE_CHECKING:
     from .client import Cluster
     from .ingest.reindex import Quality, Version
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Url = Annotated[str | None, typer.Option("--url", help="The engine; else KNNEX_URL, else the one `knnex up` started.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +32,7 @@ def versions(
     recall: Annotated[
         bool, typer.Option("--recall", help="Measure each version's graph beside exact search, and keep the figures.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
     url: Url = None,
 ) -> None:

@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from . import screens, screens_watch
+from .cli_options import Json
 from .errors import InputError, LogUnavailable
 from .settings import settings
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .ingest import EventLog, Lane
     from .workers.watch import View, Watcher
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 OneLane = Annotated[str | None, typer.Option("--lane", help="live, backfill, updates or copies; else the whole index.")]
 
 # Seconds between two looks: on a terminal, and where each look is a line of a file.

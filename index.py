@@ -14,6 +14,7 @@ from .ingest.audit import AuditReport, audit
 from .ingest.threads import Bridge, in_thread
 from .mappings import Spec, Stored
 from .mappings.attach import check_own_writes
+from .mappings.look import count
 
 Document = Mapping[str, Any]
 OnProgress = Callable[[Progress], None]
@@ -194,5 +195,4 @@ def _send(
 
 def _count(index: str) -> Flow[int]:
     yield Request("POST", path_of(index, "_refresh"))
-    response = yield Request("GET", path_of(index, "_count"))
-    return int(response.body["count"])
+    return (yield from count(index))

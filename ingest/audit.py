@@ -14,9 +14,10 @@ from importlib.util import find_spec
 from typing import Any
 
 from ..encoders.pictures import Pictures
-from ..engines import Engine, Flow, Request, path_of
+from ..engines import Engine
 from ..errors import InputError, ModelUnavailable
-from ..mappings import PROVENANCE, Stored
+from ..mappings import ALIVE, Stored
+from ..mappings.look import count
 from ..settings import settings
 from .audit_checks import Fault, Kind
 from .audit_look import Looker
@@ -108,7 +109,7 @@ def audit(
     target = (open_target or (lambda: make_target(name, stored)))() if encode or repair else None
     reader = Reader(engine, stored, engine.run(layout(stored)), patience, sleep)
     heads = reader.heads()
-    total = reader.ask(lambda: _count(stored.index))
+    total = reader.ask(lambda: count(stored.index))
     share = encode / max(1, sample or total)
     reading = _pictures(stored) if pictures else None
     looker = Looker(reader, target if encode else None, lambda _: random.random() < share, reading)  # noqa: S311
@@ -224,18 +225,8 @@ def _whole(reader: Reader, alias: str) -> Iterator[Fault]:
             yield Fault("mapping", embedding=name, detail=detail)
     alive = shown = 0
     for _ in range(0 if stored.attached or alias == stored.index else 3):  # somebody may write between the two
-        alive, shown = reader.ask(lambda: _alive(stored.index)), reader.ask(lambda: _count(alias))
+        alive, shown = reader.ask(lambda: count(stored.index, ALIVE)), reader.ask(lambda: count(alias))
         if alive == shown:
             return
     if alive != shown:
         yield Fault("count", detail=f"a search of {alias} sees {shown:,} documents; {alive:,} are not deleted")
-
-
-def _count(index: str) -> Flow[int]:
-    return (yield Request("GET", path_of(index, "_count"))).body["count"]  # type: ignore[no-any-return]
-
-
-def _alive(index: str) -> Flow[int]:
-    deleted = {"term": {f"{PROVENANCE}.deleted": True}}
-    body = {"query": {"bool": {"must_not": [deleted]}}}
-    return (yield Request("POST", path_of(index, "_count"), body=body)).body["count"]  # type: ignore[no-any-return]

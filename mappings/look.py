@@ -131,9 +131,9 @@ def _versions(alias: str) -> Flow[tuple[str, ...]]:
     return tuple(sorted(name for name in response.body if version_number(alias, name)))
 
 
-def count(index: str, query: Mapping[str, Any]) -> Flow[int]:
-    """How many documents of an index, by its own name or not, a query finds."""
-    response = yield Request("POST", path_of(index, "_count"), body={"query": query})
+def count(index: str, query: Mapping[str, Any] | None = None) -> Flow[int]:
+    """How many documents of an index, by its own name or not, a query finds, else all; it must have been refreshed."""
+    response = yield Request("POST", path_of(index, "_count"), body={"query": query or {"match_all": {}}})
     return int(response.body["count"])
 
 

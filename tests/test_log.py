@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -269,41 +269,41 @@ def test_pauses_and_workers_are_seen_by_others(log: EventLog, index: str) -> Non
     assert name not in log.workers()
 
 
-def test_waiting_ends_with_the_next_event(log: EventLog, index: str) -> None:
-    log.append(events(index, 1))
-    assert not log.wait(0.01)
+def waited(log: EventLog, append: Callable[[], object], pause: float = 0.0) -> bool:
+    """What waiting says while another thread appends, again and again."""
     woken = threading.Event()
 
-    def append() -> None:
+    def again() -> None:
         while not woken.is_set():
-            log.append(events(index, 1))
+            append()
+            woken.wait(pause)
 
-    thread = threading.Thread(target=append)
+    thread = threading.Thread(target=again)
     thread.start()
     try:
-        assert log.wait(8)
+        return log.wait(8)
     finally:
         woken.set()
         thread.join()
+
+
+def test_waiting_ends_with_the_next_event(log: EventLog, index: str) -> None:
+    log.append(events(index, 1))
+    assert not log.wait(0.01)
+    assert waited(log, lambda: log.append(events(index, 1)))
 
 
 def test_waiting_ends_with_the_first_event_of_an_index_that_was_not_known(log: EventLog, index: str) -> None:
     log.append(events(index, 1))
-    woken, names = threading.Event(), [index]
+    names = [index]
 
     def append() -> None:
-        while not woken.is_set():
-            names.append(f"{index}-{len(names)}")
-            log.append(events(names[-1], 1))
-            woken.wait(0.1)
+        names.append(f"{index}-{len(names)}")
+        log.append(events(names[-1], 1))
 
-    thread = threading.Thread(target=append)
-    thread.start()
     try:
-        assert log.wait(8)
+        assert waited(log, append, 0.1)
     finally:
-        woken.set()
-        thread.join()
         for name in names:
             log.forget(name)
 

@@ -23,6 +23,7 @@ from ..ingest.apply import apply_updates, prepare_all, prepare_safely, write_pre
 from ..ingest.log import DRAINED, URGENT
 from ..ingest.positions import split
 from ..ingest.prepare import Prepared
+from ..ingest.reindex.copying import Prepare
 from ..ingest.reindex.orders import prepare_copies
 from ..settings import settings
 from .books import UNUSABLE, UNUSABLE_DELAY, Books, DrainReport
@@ -242,18 +243,19 @@ class _Drain(Books):
         engine, sleep = self.targets.engine, self.stop.wait
         if events[0].op == "copy":
             return prepare_copies(
-                engine, target, events, patience=self.patience, sleep=sleep, prepare=self._prepare_alone
+                engine,
+                target,
+                events,
+                patience=self.patience,
+                sleep=sleep,
+                prepare=partial(self._prepare, prepare=prepare_safely),
             )
         prepared = self._prepare(target, events)
         return partial(write_prepared, engine, target, prepared, patience=self.patience, sleep=sleep)
 
-    def _prepare(self, target: Target, events: Sequence[Event]) -> Prepared:
+    def _prepare(self, target: Target, events: Sequence[Event], prepare: Prepare = prepare_all) -> Prepared:
         with self.heartbeat.encoding(target.alias):
-            return prepare_all(target, events)
-
-    def _prepare_alone(self, target: Target, events: Sequence[Event]) -> Prepared:
-        with self.heartbeat.encoding(target.alias):
-            return prepare_safely(target, events)
+            return prepare(target, events)
 
     def _update(self, target: Target, taken: Sequence[Delivered]) -> None:
         """Apply partial updates: each reads its document first, so that nothing is prepared ahead."""

@@ -123,7 +123,7 @@ class Comparer:
             and self._forced.get(one.place) != (one.version, held.written)
         ]
         refused: dict[str, str] = {}
-        for part in distinct(behind):
+        for part in distinct(behind):  # as `copy` with `looking`, but that has just been looked for
             refused |= self.copier.write(replace(self.copier.prepare(part), looking=True)).refused
         gone = [place for place in places if place not in {one.place for one in here} and place in there]
         return Compared(

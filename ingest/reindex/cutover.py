@@ -139,12 +139,6 @@ def _moved(alias: str, source: str, target: str, options: Mapping[str, Any]) -> 
     ]
 
 
-def count(index: str) -> Flow[int]:
-    """How many documents an index holds, tombstones too; it must have been refreshed."""
-    response = yield Request("GET", path_of(index, "_count"))
-    return int(response.body["count"])
-
-
 def write_to(index: str) -> Flow[None]:
     """Give a version index the alias by which it is written to."""
     yield from change_aliases([{"add": {"index": index, "alias": write_alias(index)}}])

@@ -95,14 +95,16 @@ class Handing:
         if self._here:
             self._here -= 1
             return "they were tried"
-        self.workers = len(self.events.workers())
-        resting = None if self.options.encode == "workers" else self.events.resting(self.alias)
-        return self._idle() or resting or ""
+        if reason := self._idle():
+            return reason
+        return "" if self.options.encode == "workers" else self.events.resting(self.alias) or ""
 
     def _idle(self) -> str:
         """Why nobody works on copies."""
-        paused = self.events.paused(self.alias) or self.events.paused(self.alias, "copies")
-        return paused or ("" if self.events.workers() else "no worker is running")
+        if paused := self.events.paused(self.alias) or self.events.paused(self.alias, "copies"):
+            return paused
+        self.workers = len(self.events.workers())
+        return "" if self.workers else "no worker is running"
 
     def _encode_here(self, reason: str) -> None:
         self.workers = 0

@@ -10,6 +10,7 @@ from functools import partial
 
 from ...errors import EngineError, IndexMissing, KnnexError, ReindexStopped
 from ...mappings import load
+from ...mappings.look import count
 from .. import feed
 from ..log import EventLog
 from . import cutover
@@ -138,7 +139,7 @@ class Swapping(Filling):
         return count
 
     def _count(self, index: str) -> int:
-        counted: int = self._ask(partial(cutover.count, index))
+        counted: int = self._ask(partial(count, index))
         return counted
 
     def _release(self, index: str) -> None:

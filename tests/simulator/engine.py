@@ -216,7 +216,7 @@ class MemoryEngine:
         }
         return {"indices": {name: {"shards": {"0": [shard]}}}}
 
-    def get_count(self, name: str, _: Request) -> Document:
+    def post_count(self, name: str, _: Request) -> Document:
         return {"count": len(self.one(name).searchable)}
 
     def post_mget(self, name: str, request: Request) -> Document:
