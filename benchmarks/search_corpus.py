@@ -103,21 +103,21 @@ def filled(
 
 @contextmanager
 def plain(engine: Engine, mapping: Mapping[str, Any], held: Held, documents: Sequence[Film]) -> Iterator[str]:
-    """An index of the same vectors as somebody makes it who writes no option down; its name."""
+    """An index of the same films and vectors as somebody makes it who writes no option down; its name."""
     name = f"knnex-bench-{uuid4().hex[:10]}"
     body = {
         "settings": {"number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": "-1"}
         | engine.dialect.index_settings(),
-        "mappings": {"properties": {EMBEDDING: mapping, "share": {"type": "integer"}}},
+        "mappings": {"properties": {**FIELDS, EMBEDDING: mapping}},
     }
     engine.run(_sent(Request("PUT", path_of(name), body=body)))
     try:
-        shares = {one["id"]: one["share"] for one in documents}
+        films = {one["id"]: one for one in documents}
         rows = list(zip(held.ids, held.rows, strict=True))
         for start in range(0, len(rows), _BATCH):
             lines: list[Any] = []
             for one, row in rows[start : start + _BATCH]:
-                lines += [{"index": {"_id": one}}, {EMBEDDING: row, "share": shares[one]}]
+                lines += [{"index": {"_id": one}}, {**films[one], EMBEDDING: row}]
             answer = engine.send(Request("POST", path_of(name, "_bulk"), body=tuple(lines)))
             if answer.body["errors"]:
                 raise RuntimeError(str(answer.body)[:500])

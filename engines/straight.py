@@ -1,25 +1,27 @@
 """The shortest way to ask: a client's own open connection, written to and read from without the client's layers.
 
 A kNN search takes a server half a millisecond, and the official clients add as much of the processor's time again: a
-dozen copies of headers, URL parsing, retry objects, head and body in packets of their own, and JSON in Python. A read
-that may be repeated therefore goes straight over the socket that the client opened, with its host, credentials,
-headers, TLS and timeout. Whatever is out of the ordinary (no open connection yet, a connection that broke, an answer to
-be tried again, a warning, somebody who listens: logs, traces, metrics) is left to the client, which asks from the
-beginning: retries, dead nodes and sniffing stay its own.
+dozen copies of headers, URL parsing, retry objects, head and body in packets of their own, an email parser for the
+answer's head, and JSON in Python. A read that may be repeated therefore goes straight over the socket that the client
+opened, with its host, credentials, headers, TLS and timeout, and is read by llhttp (the parser of Node.js). Whatever
+is out of the ordinary (no open connection yet, a connection that broke, an answer to be tried again, a warning,
+somebody who listens: logs, traces, metrics) is left to the client, which asks from the beginning: retries, dead nodes
+and sniffing stay its own.
 """
+
+# What the methods of an Answer do is what the parser calls them.
+# ruff: noqa: D102
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from email.message import Message
-from http.client import HTTPException, HTTPResponse
 from typing import Any
 from urllib.parse import urlencode
 
 import orjson
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from .hops import CHOOSERS, Hop
 from .wire import Request, Response
@@ -27,6 +29,7 @@ from .wire import Request, Response
 #: An answer, or None where the client has to be asked.
 Ask = Callable[[Request], "Response | None"]
 
+_RECEIVED = 1 << 16
 # What POST only reads; `/_search/scroll` moves a cursor and is not among them.
 _READS = ("/_search", "/_msearch", "/_count", "/_mget")
 # An integer that orjson may not keep: it makes floats of those beyond 64 bits.
@@ -63,21 +66,56 @@ def _only_reads(request: Request) -> bool:
     return reads and "scroll" not in request.params
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: Message
-    body: bytes
+class Answer:
+    """An answer as its parts arrive; the methods are what the parser calls."""
+
+    __slots__ = ("headers", "lasts", "parser", "parts", "status", "whole")
+
+    def __init__(self) -> None:
+        self.parser: HttpResponseParser | None = None
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.parts: list[bytes] = []
+        self.whole = False
+        #: Whether the connection does.
+        self.lasts = False
+
+    def on_message_begin(self) -> None:
+        if self.whole:  # of somebody else's request
+            raise _Unusual
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_body(self, part: bytes) -> None:
+        self.parts.append(part)
+
+    def on_message_complete(self) -> None:
+        self.whole = True
+        if self.parser is not None:  # which forgets both afterwards
+            self.status, self.lasts = self.parser.get_status_code(), self.parser.should_keep_alive()
+
+    def read(self, sock: Any) -> None:
+        """Read it whole. Raises HttpParserError for what is no answer, OSError."""
+        parser = self.parser = HttpResponseParser(self)
+        try:
+            while not self.whole:
+                received = sock.recv(_RECEIVED)
+                if not received:
+                    raise ConnectionResetError("it ended before the answer did")
+                parser.feed_data(received)
+        finally:
+            self.parser = None  # it holds this one
 
 
-def _exchanged(hop: Hop, request: Request, headers: Mapping[str, str], payload: bytes | None) -> _Answer | None:
+def _exchanged(hop: Hop, request: Request, headers: Mapping[str, str], payload: bytes | None) -> Answer | None:
     from urllib3.exceptions import HTTPError
 
     try:
         connection = hop.pool._get_conn()
     except HTTPError:  # closed, or none is free: the client says so
         return None
-    sock, answer, lasts = connection.sock, None, False
+    sock, answer = connection.sock, Answer()
     if sock is None or hop.pool.proxy is not None:  # the client connects, and the next request finds it open
         hop.pool._put_conn(connection)
         return None
@@ -86,25 +124,19 @@ def _exchanged(hop: Hop, request: Request, headers: Mapping[str, str], payload: 
         sock.settimeout(hop.timeout)
         # At once: http.client sends head and body apart, for which the server waits twice.
         sock.sendall(head + payload if payload else head)
-        answer, lasts = _read(sock, request.method)
+        answer.read(sock)
     except TimeoutError:
         if hop.late is not None:
             hop.late()
             raise
-    except (OSError, ValueError, HTTPException, _Unusual):
-        pass  # asked again by the client, which tells what is wrong if it still is
+    except (OSError, ValueError, HttpParserError, HttpParserUpgrade, _Unusual):
+        answer.lasts = False
+        return None  # asked again by the client, which tells what is wrong if it still is
     finally:
-        if not lasts:
+        if not answer.lasts:
             connection.close()
         hop.pool._put_conn(connection)
-    return answer
-
-
-def _read(sock: Any, method: str) -> tuple[_Answer, bool]:
-    """The answer, and whether the connection lasts."""
-    with HTTPResponse(sock, method=method) as reply:
-        reply.begin()
-        return _Answer(reply.status, reply.headers, reply.read()), not reply.will_close
+    return answer if answer.whole else None
 
 
 def _head(hop: Hop, connection: Any, request: Request, headers: Mapping[str, str], payload: bytes | None) -> bytes:
@@ -123,18 +155,18 @@ def _head(hop: Hop, connection: Any, request: Request, headers: Mapping[str, str
     return f"{written}\r\n\r\n".encode("latin-1")
 
 
-def _judged(hop: Hop, answer: _Answer) -> Response | None:
+def _judged(hop: Hop, answer: Answer) -> Response | None:
     """The answer, unless the client does more with one like it than to hand it on."""
-    kind = answer.headers.get("content-type", "")
-    plain = "content-encoding" not in answer.headers and "warning" not in answer.headers
-    if not plain or "json" not in kind or not (answer.status == 200 or answer.status in hop.final):
+    status, headers = answer.status, answer.headers
+    plain = b"content-encoding" not in headers and b"warning" not in headers
+    if not plain or b"json" not in headers.get(b"content-type", b"") or not (status == 200 or status in hop.final):
         return None
     try:
-        body = parsed(answer.body)
+        body = parsed(b"".join(answer.parts))
     except ValueError:
         return None
     hop.alive()
-    return Response(answer.status, body)
+    return Response(status, body)
 
 
 def parsed(body: bytes) -> Any:

@@ -79,7 +79,7 @@ class Query(Finishing):
         part = Semantic(
             embedding, text, floats(vector), weight, k, candidates, min_similarity, exact, oversample, picture
         )  # fmt: skip
-        return replace(self, parts=(*self.parts, part))
+        return self._with(parts=(*self.parts, part))
 
     def lexical(
         self,
@@ -100,7 +100,7 @@ class Query(Finishing):
         wants every word, `minimum` so many of them (3, "75%"), `fuzziness` takes misspelt ones (0 to 2, "auto").
         """
         part = Lexical(fields, text, weight, type, operator, fuzziness, minimum, slop)
-        return replace(self, parts=(*self.parts, part))
+        return self._with(parts=(*self.parts, part))
 
     def by_child(self, child: str, by: Query, *, score: ScoreMode = "max", inner: int = 0) -> Self:
         """Rank by children of that name: `by_child("review", Query("moving").semantic("opinion").where(F.stars > 3))`.
@@ -130,11 +130,11 @@ class Query(Finishing):
         if part.text is None and by.text is not None and not given:
             part = replace(part, text=by.text)
         made = Family(relation, name, part, all_of(by.filters), score, inner, by.selected, by.passage_limit)
-        return replace(self, parts=(*self.parts, made))
+        return self._with(parts=(*self.parts, made))
 
     def where(self, *filters: Filter | Mapping[str, Any] | Any) -> Self:
         """Only documents that fulfil every filter: of `F`, or in the engine's DSL (dict, `elasticsearch.dsl`)."""
-        return replace(self, filters=(*self.filters, *map(as_filter, filters)))
+        return self._with(filters=(*self.filters, *map(as_filter, filters)))
 
     def raw(self, dsl: Mapping[str, Any] | Any) -> Self:
         """Only documents that the engine's own DSL lets through: a dict, or an `elasticsearch.dsl` query."""
@@ -169,12 +169,12 @@ class Query(Finishing):
         The mean of the examples, and of the query's text if it has one, is searched (Rocchio, 1971); documents given
         as examples are not among the hits.
         """
-        return replace(self, liked=(*self.liked, *examples(given)))
+        return self._with(liked=(*self.liked, *examples(given)))
 
     def unlike(self, *given: str | Text, share: float | None = None) -> Self:
         """Away from examples: `share` (default 0.5) of their mean is subtracted; they are not among the hits."""
         share = self.dislike if share is None else share
-        return replace(self, disliked=(*self.disliked, *examples(given)), dislike=share)
+        return self._with(disliked=(*self.disliked, *examples(given)), dislike=share)
 
     def fuse(
         self,
@@ -190,24 +190,24 @@ class Query(Finishing):
         given. "rrf": the sum of 1 / (60 + rank); the default where none is (Cormack et al., SIGIR 2009). `normalise` is
         "min_max", "z_score", "l2", or "none" for the plain sum. `native` has the engine fuse, where it can.
         """
-        return replace(self, fusion=method, window=window, normaliser=normalise, native=native)
+        return self._with(fusion=method, window=window, normaliser=normalise, native=native)
 
     def limit(self, count: int) -> Self:
         """Return at most so many hits (default 10)."""
-        return replace(self, size=count)
+        return self._with(size=count)
 
     def offset(self, count: int) -> Self:
         """Leave out the first so many hits."""
-        return replace(self, start=count)
+        return self._with(start=count)
 
     def select(self, *fields: str) -> Self:
         """Return only these fields; none of them for no argument. Vectors are never returned."""
-        return replace(self, selected=named(fields, "select"))
+        return self._with(selected=named(fields, "select"))
 
     def highlight(self, *fields: str) -> Self:
         """Mark the words of the text in these fields, as `hit.highlights`."""
-        return replace(self, highlighted=(*self.highlighted, *named(fields, "highlight")))
+        return self._with(highlighted=(*self.highlighted, *named(fields, "highlight")))
 
     def passages(self, count: int) -> Self:
         """Return at most so many of a document's chunks (default 3, at most 100; 0 for none), best first."""
-        return replace(self, passage_limit=count)
+        return self._with(passage_limit=count)

@@ -208,6 +208,8 @@ class Resolver:
     def _(self, given: Wildcard) -> Filter:
         known = self._patterned(given.field)
         check_wildcard(given.pattern, known.name)
+        if not given.pattern:  # with which engines find nothing, and not what is empty
+            return Term(known.name, "")
         return replace(given, field=known.name)
 
     @_one.register

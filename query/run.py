@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..engines import Flow, Request, Response
 from ..errors import EngineError, UnsupportedByEngine
-from . import after, again, exact, examples, fusion, lookup
+from . import after, again, exact, examples, fusion, lookup, native
 from .answers import Answer, Missing, asking, whole
 from .compile import compiler_for
 from .hits import Hit, Hits, parse_hit, without
@@ -89,10 +89,8 @@ def _send(plan: Plan, request: Request) -> Flow[Iterator[Answer]]:
     try:
         response: Response = yield request
     except UnsupportedByEngine as error:
-        if "[hybrid]" in str(error):
-            raise plan.dialect.decline(
-                "native fusion", "it lacks the plugin opensearch-neural-search", "leave native out"
-            ) from error
+        if declined := native.declined(plan, error):
+            raise declined from error
         if any(name in str(error) for name in _JOINS):
             raise plan.dialect.decline(
                 _FAMILY,

@@ -55,6 +55,14 @@ def test_ids_and_vectors_can_be_asked_for_too(engine: Engine, corpus: Corpus) ->
     assert set(missing.ids) == set(corpus.documents) - set(corpus.chunks)
 
 
+def test_an_empty_pattern_finds_what_is_empty(engine: Engine, corpus: Corpus) -> None:
+    """Engines find nothing by an empty wildcard."""
+    empty = corpus.matching(some("code", lambda x: x == ""))
+    assert empty
+    for one in (F.code.matches(""), F.code.matches("", case_sensitive=False), F.code.regexp("")):
+        assert set(corpus.search(engine, Query().where(one)).ids) == empty
+
+
 @pytest.mark.parametrize("count", [65_535, 65_536, 100_000])
 def test_a_long_list_of_values_is_taken(engine: Engine, corpus: Corpus, count: int) -> None:
     """Beyond what engines take in one clause it becomes several."""

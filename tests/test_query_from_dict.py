@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,8 @@ def assert_comes_back(body: Any, stored: Stored, dialect: Dialect) -> None:
     # Several searches are several bodies; a page behind the k nearest is empty.
     if isinstance(body, dict) and body["size"]:
         again = Query.from_dict(body, stored.spec)
+        if "retriever" in body:  # read as parts that are fused here: a licence is not everywhere
+            again = replace(again, native=True)
         assert rounded(sent(again, stored, dialect)) == rounded(body)
 
 

@@ -75,7 +75,7 @@ def test_a_plan_that_waits_for_answers_says_so() -> None:
     waiting = plan(Query("a").semantic("v").where_lookup("studios"), STORED, Elasticsearch((9, 5, 0)), encode)
     assert not waiting.ready
     assert [request.path for request in waiting.requests] == ["/studios/_search"]
-    assert waiting.to_dict()["body"]["knn"]["filter"] == {
+    assert waiting.to_dict()["body"]["query"]["knn"]["filter"] == {
         "bool": {"filter": [{"terms": {"studio": ["<keys of studios>"]}}]}
     }
     with pytest.raises(QueryError, match="depends on what lookups or examples answer"):

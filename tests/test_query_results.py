@@ -16,7 +16,7 @@ from query_corpus import RESOLVED, Corpus, encode, indexed, spec, unit
 
 from knnex import connect
 from knnex.client import Cluster
-from knnex.engines import Engine, Request, Response, drive
+from knnex.engines import Engine, Request, Response, drive, path_of
 from knnex.engines.elasticsearch import Elasticsearch
 from knnex.errors import EngineError, QueryError, UnsupportedByEngine
 from knnex.mappings import Resolved, Stored, create, drop, load, load_spec
@@ -401,6 +401,8 @@ NATIVE = {
     "l2": SHARED.semantic("v", weight=2).lexical("plot", weight=3).fuse(window=100, normalise="l2"),
 }
 
+WEIGHTS = {"rrf": [1, 1, 1], "min_max": [0.5, 0.3, 0.2], "l2": [2, 3]}
+
 
 @pytest.mark.never("elasticsearch", raises=UnsupportedByEngine, reason="its retrievers need an Enterprise licence")
 @pytest.mark.feature("Fusion by the engine itself")
@@ -419,10 +421,55 @@ def test_the_engine_fuses_in_the_same_order(engine: Engine, corpus: Corpus, case
     assert rest.aggregations["genres"]["buckets"]
 
 
+@pytest.mark.parametrize("case", NATIVE)
+def test_each_part_of_what_an_engine_fuses_ranks_as_it_does_alone(engine: Engine, corpus: Corpus, case: str) -> None:
+    """Of Elasticsearch's retrievers more is not to be had without a licence: the parts, their weights, the window."""
+    made = corpus.plan(engine, replace(NATIVE[case], native=True)).requests[0].body
+    assert isinstance(made, dict)
+    if engine.dialect.product == "elasticsearch":
+        ((name, said),) = made["retriever"].items()
+        assert (name, said["rank_window_size"]) == ("rrf" if case == "rrf" else "linear", 100)
+        assert [one["weight"] for one in said["retrievers"]] == pytest.approx(WEIGHTS[case])
+        parts = [{"retriever": one["retriever"]} for one in said["retrievers"]]
+    else:
+        parts = [{"query": one} for one in made["query"]["hybrid"]["queries"]]
+    alone = corpus.plan(engine, NATIVE[case])
+    for part, body in zip(parts, alone.bodies, strict=True):
+        found, ours = (
+            engine.send(Request("POST", path_of(alone.alias, "_search"), body=one)).body["hits"]["hits"]
+            for one in (part | {"size": 100}, body)
+        )
+        assert [(hit["_id"], hit["_score"]) for hit in found] == [(hit["_id"], hit["_score"]) for hit in ours]
+        assert ["inner_hits" in hit for hit in found] == ["inner_hits" in hit for hit in ours]
+
+
+@pytest.mark.parametrize(
+    ("version", "query", "reason"),
+    [
+        ((8, 17, 0), NATIVE["rrf"], "the linear retriever came with 8.18"),
+        ((8, 19, 21), NATIVE["l2"], "the normalizer l2_norm came with 9.1"),
+        ((9, 1, 0), NATIVE["min_max"].fuse("rrf"), "weights of the rrf retriever came with 9.2"),
+        ((9, 5, 0), SHARED.semantic("c").semantic("c", "moon").fuse("rrf"), "inner hits would have one name"),
+    ],
+)
+def test_what_a_version_lacks_is_declined(version: tuple[int, ...], query: Query, reason: str) -> None:
+    stored = Stored("movies-000001", spec("movies", "studios"), RESOLVED)
+    with pytest.raises(UnsupportedByEngine, match=reason):
+        plan(replace(query, native=True), stored, Elasticsearch(version), encode)
+    plan(query, stored, Elasticsearch(version), encode)
+
+
+def test_before_weights_a_retriever_stands_by_itself() -> None:
+    stored = Stored("movies-000001", spec("movies", "studios"), RESOLVED)
+    made = plan(replace(NATIVE["rrf"], native=True), stored, Elasticsearch((8, 19, 21)), encode).to_dict()["body"]
+    assert [list(one) for one in made["retriever"]["rrf"]["retrievers"]] == [["standard"]] * 3
+
+
 @pytest.mark.parametrize("normalise", ["z_score", "none"])
 def test_what_the_engine_would_fuse_otherwise_is_declined(engine: Engine, corpus: Corpus, normalise: Any) -> None:
+    """Elasticsearch has plain sums, which the server here has no licence for."""
     query = NATIVE["min_max"].fuse("weighted", normalise=normalise)
     assert corpus.search(engine, query)
     with pytest.raises(UnsupportedByEngine, match="native fusion") as caught:
-        corpus.plan(engine, query.fuse("weighted", normalise=normalise, native=True))
+        corpus.search(engine, query.fuse("weighted", normalise=normalise, native=True))
     assert "knnex fuses" in str(caught.value.hint)

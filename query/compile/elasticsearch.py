@@ -1,4 +1,4 @@
-"""What only Elasticsearch writes so: the top-level `knn` section, whose k counts for the whole index."""
+"""What only Elasticsearch writes so: kNN as a clause of the query, or as the top-level section."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from ..nodes import Knn, Scoring
 from ..values import MAX_K
-from .base import Body, Compiler
+from .base import Body, Compiler, Page
 
 # What an exact search of quantized vectors compares again by the full ones: the server's most.
 _MOST_OVERSAMPLE = 10.0
@@ -18,8 +18,18 @@ _QUERY_HAS_K = (8, 15)
 class ElasticsearchCompiler(Compiler):
     """Elasticsearch from 8.12 on."""
 
+    def search(self, tree: Scoring, page: Page) -> Body:
+        """A kNN search alone is a clause, which the engine answers in one phase and an eighth sooner than the section.
+
+        Each shard gives its best k, of which the page keeps the best, the ones that the section gives.
+        """
+        body = super().search(tree, page)
+        if isinstance(tree, Knn) and tree.path is None and self.dialect.version >= _QUERY_HAS_K:
+            return {"query": {"knn": body.pop("knn")}} | body
+        return body
+
     def visit_knn(self, node: Knn) -> Body:
-        """The top-level section: the query form would count k per shard.
+        """The top-level section, whose k counts for the whole index.
 
         A nested path needs no `nested` around it, and filters on other nested objects work here only.
         """
