@@ -15,7 +15,6 @@ and sniffing stay its own.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -33,7 +32,7 @@ _RECEIVED = 1 << 16
 # What POST only reads; `/_search/scroll` moves a cursor and is not among them.
 _READS = ("/_search", "/_msearch", "/_count", "/_mget")
 # An integer that orjson may not keep: it makes floats of those beyond 64 bits.
-_LONG = re.compile(rb"\d{19}")
+_ZEROS, _LONG = bytes.maketrans(b"123456789", b"0" * 9), b"0" * 19
 
 
 class _Unusual(Exception):
@@ -171,7 +170,7 @@ def _judged(hop: Hop, answer: Answer) -> Response | None:
 
 def parsed(body: bytes) -> Any:
     """JSON as the standard library reads it: integers of any length, lone surrogates, NaN. Raises ValueError."""
-    if b'"_source"' not in body or not _LONG.search(body):
+    if b'"_source"' not in body or _LONG not in body.translate(_ZEROS):
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError:

@@ -15,7 +15,7 @@ from ..encoders.base import MAX_NORM, MIN_NORM
 from ..errors import InputError
 from ..mappings import Embedding, Resolved, Stored
 from .audit_read import Looked
-from .events import _mended
+from .events import mended
 from .render import text_of
 
 Kind = Literal[
@@ -91,7 +91,7 @@ class Passages:
 def text_in(embedding: Embedding, document: Mapping[str, Any]) -> tuple[str | None, str]:
     """The text that an embedding reads of a document, and why there is none where a field cannot be read."""
     try:
-        return text_of(embedding.source, _mended(document)), ""
+        return text_of(embedding.source, mended(document)), ""
     except InputError as error:
         return None, str(error)
 

@@ -18,7 +18,7 @@ from .audit_look import Looker, remade
 from .audit_read import Looked
 from .bulk import Line, Patience
 from .enrich import Work, _action, _write, enrich
-from .events import _mended
+from .events import mended
 from .prepare import Target
 
 Key = tuple[str, str | None]
@@ -132,5 +132,5 @@ def _work(one: Looked, faults: Sequence[Fault]) -> Work | None:
     clear = tuple(fault.embedding for fault in faults if fault.kind == "leftover")
     if not (wanted or clear or reasons):
         return None
-    change = replace(one.change, document=_mended(one.change.document))
+    change = replace(one.change, document=mended(one.change.document))
     return Work(change, wanted, clear, "; ".join(reasons.values()))

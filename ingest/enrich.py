@@ -17,7 +17,7 @@ from ..errors import EngineBusy, InputError
 from ..mappings import PROVENANCE, write_alias
 from .apply import BatchReport, prepare_safely
 from .bulk import Line, Outcome, Patience, attempt, cut, stumbled
-from .events import Event, _mended
+from .events import Event, mended
 from .feed import Change, named, place_of
 from .log import Buried
 from .prepare import Casualty, Target
@@ -55,7 +55,7 @@ def needed(target: Target, changes: Sequence[Change]) -> list[Work]:
 
 
 def _work(target: Target, change: Change) -> Work | None:
-    document = _mended(change.document)
+    document = mended(change.document)
     wanted: list[str] = []
     clear: list[str] = []
     reasons: list[str] = []
@@ -164,7 +164,7 @@ def _grave(target: Target, change: Change, reason: str) -> Buried:
 
     Its version is the lowest there is, so that whoever knows nothing of that and writes it is refused by the engine.
     """
-    event = Event(target.alias, _mended(change.id), "update", {}, 1, change.routing, change.position)
+    event = Event(target.alias, mended(change.id), "update", {}, 1, change.routing, change.position)
     return Buried(change.position, event, reason)
 
 

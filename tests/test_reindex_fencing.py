@@ -174,3 +174,29 @@ def test_what_was_deleted_just_before_the_swap_is_found_without_comparing_all_ag
     assert len(found) == 59
     assert not {"7", "9"} & found.keys()
     assert [found[one]["title"] for one in ("8", "10", "new")] == ["again", "other", "new"]
+
+
+def test_what_changed_while_all_was_compared_and_was_deleted_then_is_found_too(
+    engine: Engine, index_name: str, tiny: Path
+) -> None:
+    spec: Spec = films(index_name, str(tiny), settings=SHARDS)
+    made(engine, spec)
+    stranger = Stranger(engine, index_name)
+    for one in range(60):
+        stranger.put(str(one), {"title": f"film {one}"})
+    done_before: list[str] = []
+
+    def act(step: Step) -> None:
+        if step.name == "compare" and step.done and not done_before:
+            done_before.append("changed")  # those of the other shard before they were seen
+            for one in range(60):
+                stranger.put(str(one), {"title": f"other {one}"})
+            stranger.send("POST", "_refresh")
+        if step == Step("swap"):
+            for one in range(0, 60, 3):
+                stranger.delete(str(one))
+
+    done = reindex(engine, None, spec, options=FAST, tell=act)
+    assert 0 < done.compared.seen < 60
+    assert (done.compared.extra, len(done.stalls)) == (20, 1)
+    assert held(engine, index_name).keys() == {str(one) for one in range(60) if one % 3}

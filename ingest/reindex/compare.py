@@ -145,6 +145,7 @@ class Comparer:
         here = self._versions(self.source, places)
         if self._known:
             self._known.forget(place for place in places if place not in here)
+            self._known.watch(here)
         gone = [held for place, held in extra.items() if place not in here]
         return int(self.ask(lambda: _deleted(self.copier.target.alias, gone))) if gone else 0
 

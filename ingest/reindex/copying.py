@@ -14,7 +14,7 @@ from ...mappings.change_embeddings import reusable
 from ..apply import prepare_safely
 from ..bulk import Item, Outcome, Patience, write
 from ..enrich import Work, groups, needed
-from ..events import Event, _mended
+from ..events import Event, mended
 from ..feed import Change, object_in
 from ..prepare import Prepared, Target
 from .reading import Held, Place, distinct, versions
@@ -165,11 +165,11 @@ class Copier:
         """Write; lone surrogates, which an engine takes from others and no encoding of text can hold, become U+FFFD."""
         outcomes = write(self.engine, self.target.alias, items, patience=self.patience, sleep=self.sleep)
         refused = {one.id for one in outcomes if one.status == "buried"}
-        torn = [replace(one, body=_mended(one.body)) for one in items if one.id in refused and not _has_form(one.body)]
+        torn = [replace(one, body=mended(one.body)) for one in items if one.id in refused and not _has_form(one.body)]
         if not torn:
             return outcomes
-        mended = write(self.engine, self.target.alias, torn, patience=self.patience, sleep=self.sleep)
-        again = {one.id: one for one in mended}
+        written = write(self.engine, self.target.alias, torn, patience=self.patience, sleep=self.sleep)
+        again = {one.id: one for one in written}
         return [again.get(one.id, one) for one in outcomes]
 
     def works(self, found: Sequence[Held]) -> list[Work]:

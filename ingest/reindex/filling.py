@@ -27,6 +27,8 @@ Work = Callable[[Sequence[Held]], Copied | Compared | Handed]
 # A page that is being written, and the number of its last change.
 Writing = tuple[Future[Copied | Compared | Handed], int]
 
+# Pages that are read and not yet noted: the next is written while it is noted that one was.
+_QUEUED = 2
 #: A round of catching up that finds no more than so many changes was the last one.
 FEW = 200
 
@@ -107,7 +109,7 @@ class Filling:
         return f"copying documents, encoded by {workers} worker{'s'[: workers > 1]}" if workers else ""
 
     def _shard(self, copier: Copier, shard: int, head: feed.Head, work: Work) -> Iterator[int]:
-        """Copy one shard, a page at a time; the next is read while one is written, or several while workers encode."""
+        """Copy one shard, a page at a time: others are read while one is written; workers encode several at once."""
         writing: deque[Writing] = deque()
         after = self._cursor.after(shard, head)
         stored = copier.source
@@ -118,10 +120,10 @@ class Filling:
                     self.options.page, copier.left_out, copier.moves,
                 )
             )  # fmt: skip
-            most = max(1, self.options.ahead // self.options.page) if self._handing and self._handing.workers else 1
-            while len(writing) >= most:
+            helped = bool(self._handing and self._handing.workers)
+            while len(writing) >= (max(1, self.options.ahead // self.options.page) if helped else _QUEUED):
                 self._note(*writing.popleft(), shard, head)
-            if writing:
+            if helped and writing:
                 writing[-1][0].result()
             after = found[-1].seq_no if found else head.checkpoint
             self.others = self.others or any(not one.ours for one in found)

@@ -27,6 +27,8 @@ class Known:
         self.width = 1 + max((head.checkpoint for head in heads), default=0) // _SPANS
         self._spans: dict[Place, int] = {}
         self._counts: Counter[int] = Counter()
+        # Documents of which only that they are there is known.
+        self._unplaced: set[Place] = set()
 
     def note(self, found: Iterable[Held]) -> None:
         """These documents were seen where they say."""
@@ -38,8 +40,13 @@ class Known:
     def forget(self, places: Iterable[Place]) -> None:
         """These are gone, and that is known."""
         for place in places:
+            self._unplaced.discard(place)
             if (span := self._spans.pop(place, None)) is not None:
                 self._counts[span] -= 1
+
+    def watch(self, places: Iterable[Place]) -> None:
+        """These are there, but changed while all was read, and were not seen."""
+        self._unplaced.update(place for place in places if place not in self._spans)
 
     def suspects(self, index: str, dialect: Dialect, shards: Iterable[int]) -> Flow[list[Place]]:
         """Documents among which are all that were deleted, and few others; the index must have been refreshed."""
@@ -51,4 +58,5 @@ class Known:
             for one in response.body["aggregations"]["spans"]["buckets"]:
                 left[shard << _BITS | int(one["key"]) // self.width] = int(one["doc_count"])
         fewer = {span for span, count in self._counts.items() if left.get(span, 0) < count}
-        return [place for place, span in self._spans.items() if span in fewer] if fewer else []
+        among = (place for place, span in self._spans.items() if span in fewer) if fewer else ()
+        return [*self._unplaced, *among]
