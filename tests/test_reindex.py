@@ -12,7 +12,7 @@ from filling import draining, films, held, made, own_log
 from tiny import tiny_model
 
 from knnex.encoders import VectorCache
-from knnex.engines import Engine
+from knnex.engines import Engine, Request, path_of
 from knnex.errors import EngineBusy, IndexMissing, ReindexStopped
 from knnex.ingest import Event, RedisLog, Target, apply_events, make_target
 from knnex.ingest.audit import audit
@@ -222,6 +222,17 @@ def test_versions_can_be_dropped_but_not_the_one_in_use(
     with pytest.raises(IndexMissing, match="no former version"):
         roll_back(engine, log, spec.index)
     assert len(held(engine, spec.index)) == 5
+
+
+def test_an_index_of_somebody_else_is_no_version(engine: Engine, target: Target, spec: Spec) -> None:
+    theirs = f"{spec.index}-202401"
+    engine.send(Request("PUT", path_of(theirs)))
+    try:
+        assert [one.name for one in engine.run(versions(spec.index))] == [target.stored.index]
+        with pytest.raises(IndexMissing, match="no version of"):
+            drop_version(engine, spec.index, theirs)
+    finally:
+        engine.send(Request("DELETE", path_of(theirs)))
 
 
 def test_chunks_nested_objects_and_routing_are_taken_over(

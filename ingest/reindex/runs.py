@@ -9,7 +9,7 @@ from typing import Any
 
 from ...encoders import Cache, resolve
 from ...engines import Engine, Flow, Request, path_of
-from ...errors import IndexMissing, ReindexStopped
+from ...errors import IndexMissing, ReindexStopped, SpecMismatch
 from ...mappings import Spec, Stored, find, load
 from ..log import EventLog
 from ..prepare import Target
@@ -149,14 +149,22 @@ def _forget(engine: Engine, lock: Lock, control: Control) -> None:
 
 
 def versions(alias: str) -> Flow[list[Version]]:
-    """The version indexes of an alias, oldest first. Raises IndexMissing, SpecMismatch."""
+    """The version indexes of an alias, oldest first; one of somebody else with such a name is none of them.
+
+    Raises IndexMissing, SpecMismatch.
+    """
     live = (yield from load(alias)).index
     control = yield from read(alias)
     created = yield from cutover.made(alias)
     names = sorted({live, *created})
     found = []
     for name in names:
-        found.append((yield from _version(name, _state(name, live, control), created.get(name, 0), control)))
+        state = _state(name, live, control)
+        try:
+            found.append((yield from _version(name, state, created.get(name, 0), control)))
+        except SpecMismatch:
+            if state != "left":
+                raise
     return found
 
 
