@@ -36,14 +36,8 @@ _STATUSES: dict[int, type[EngineError]] = {
     503: EngineBusy,
     504: EngineBusy,
 }
-# How an engine says that it has no such query, retriever or field type: the module is missing, or the licence.
-_NOT_KNOWN = (
-    "unknown query [",
-    "unknown retriever [",
-    "No handler for type [",
-    "The mapper type [",
-    "current license is non-compliant for [",
-)
+# How an engine says that it has no such query, retriever or field type: the module is missing.
+_NOT_KNOWN = ("unknown query [", "unknown retriever [", "No handler for type [", "The mapper type [")
 _HINTS: dict[type[Exception], str] = {
     AccessDenied: "set KNNEX_API_KEY, or KNNEX_USERNAME and KNNEX_PASSWORD, to credentials that may do this",
     IndexMissing: "create it with `knnex create SPEC`, or correct the name",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnsupportedByEngine
+from ..errors import AccessDenied, UnsupportedByEngine
 from .compile import Body, Page, compiler_for
 from .fusion import RANK_CONSTANT
 from .nodes import Knn
@@ -64,13 +64,12 @@ def body(plan: Plan, page: Page) -> Body:
     return made | {"search_pipeline": {"phase_results_processors": [_processor(plan)]}}
 
 
-def declined(plan: Plan, error: UnsupportedByEngine) -> UnsupportedByEngine | None:
+def declined(plan: Plan, error: AccessDenied | UnsupportedByEngine) -> UnsupportedByEngine | None:
     """What an engine's refusal says to people, where it is one of native fusion."""
-    if plan.native and any(name in str(error) for name in ("[hybrid]", "[rrf]", "[linear]", "licen")):
-        lacks = (
-            "the plugin opensearch-neural-search" if plan.dialect.product == "opensearch" else "an Enterprise licence"
-        )
-        return plan.dialect.decline("native fusion", f"it lacks {lacks}", _OURS)
+    marks = ("[hybrid]", "[rrf]", "[linear]", "license is non-compliant")
+    if plan.native and any(mark in str(error) for mark in marks):
+        lacks = {"opensearch": "the plugin opensearch-neural-search", "elasticsearch": "an Enterprise licence"}
+        return plan.dialect.decline("native fusion", f"it lacks {lacks[plan.dialect.product]}", _OURS)
     return None
 
 

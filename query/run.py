@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Any, Literal
 
 from ..engines import Flow, Request, Response
-from ..errors import EngineError, UnsupportedByEngine
+from ..errors import AccessDenied, EngineError, UnsupportedByEngine
 from . import after, again, exact, examples, fusion, lookup, native
 from .answers import Answer, Missing, asking, whole
 from .compile import compiler_for
@@ -88,10 +88,10 @@ def _send(plan: Plan, request: Request) -> Flow[Iterator[Answer]]:
     """The answer of each search, in their order."""
     try:
         response: Response = yield request
-    except UnsupportedByEngine as error:
+    except (AccessDenied, UnsupportedByEngine) as error:
         if declined := native.declined(plan, error):
             raise declined from error
-        if any(name in str(error) for name in _JOINS):
+        if isinstance(error, UnsupportedByEngine) and any(name in str(error) for name in _JOINS):
             raise plan.dialect.decline(
                 _FAMILY,
                 "this distribution lacks the join module",

@@ -18,7 +18,8 @@ from knnex import connect
 from knnex.client import Cluster
 from knnex.engines import Engine, Request, Response, drive, path_of
 from knnex.engines.elasticsearch import Elasticsearch
-from knnex.errors import EngineError, QueryError, UnsupportedByEngine
+from knnex.engines.gate import refused
+from knnex.errors import AccessDenied, EngineError, QueryError, UnsupportedByEngine
 from knnex.mappings import Resolved, Stored, create, drop, load, load_spec
 from knnex.query import F, Hits, Plan, Query, plan, search
 
@@ -457,6 +458,23 @@ def test_what_a_version_lacks_is_declined(version: tuple[int, ...], query: Query
     with pytest.raises(UnsupportedByEngine, match=reason):
         plan(replace(query, native=True), stored, Elasticsearch(version), encode)
     plan(query, stored, Elasticsearch(version), encode)
+
+
+def test_a_licence_that_does_not_do_is_told_as_such() -> None:
+    """As Elasticsearch words it; other refusals stay what they are."""
+    stored = Stored("movies-000001", spec("movies", "studios"), RESOLVED)
+    made = plan(replace(NATIVE["rrf"], native=True), stored, Elasticsearch((9, 5, 0)), encode)
+    reason = "current license is non-compliant for [Reciprocal Rank Fusion (RRF)]"
+    refusal = {"error": {"root_cause": [{"type": "security_exception", "reason": reason}]}, "status": 403}
+    flow = search(made)
+    next(flow)
+    with pytest.raises(UnsupportedByEngine, match="cannot run native fusion: it lacks an Enterprise licence"):
+        flow.throw(refused(403, refusal, "POST /movies/_search"))
+    flow = search(made)
+    next(flow)
+    refusal["error"] = {"root_cause": [{"type": "security_exception", "reason": "action is unauthorized"}]}
+    with pytest.raises(AccessDenied, match="unauthorized"):
+        flow.throw(refused(403, refusal, "POST /movies/_search"))
 
 
 def test_before_weights_a_retriever_stands_by_itself() -> None:
