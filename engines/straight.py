@@ -92,7 +92,9 @@ class Answer:
     def on_message_complete(self) -> None:
         self.whole = True
         if self.parser is not None:  # which forgets both afterwards
-            self.status, self.lasts = self.parser.get_status_code(), self.parser.should_keep_alive()
+            self.status = self.parser.get_status_code()
+            # After an interim answer (1xx) the real one comes, to nobody.
+            self.lasts = self.status >= 200 and self.parser.should_keep_alive()
 
     def read(self, sock: Any) -> None:
         """Read it whole. Raises HttpParserError for what is no answer, OSError."""

@@ -312,6 +312,16 @@ def test_what_is_no_whole_answer_is_left_to_the_client(raw: bytes) -> None:
         answered(raw, ())
 
 
+def test_after_an_interim_answer_a_connection_is_not_used_again() -> None:
+    """What comes next is the answer to this request, and would be taken for that to the next one."""
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")
+        answer = Answer()
+        answer.read(here)
+    assert (answer.status, answer.lasts) == (103, False)
+
+
 @pytest.mark.parametrize(
     "text",
     [
