@@ -22,8 +22,8 @@ _OURS = "leave native out: knnex fuses the parts itself"
 _MOST_PARTS = 5
 _SINCE = {"opensearch": ((3, 1), "weights of reciprocal ranks"), "elasticsearch": ((8, 18), "the linear retriever")}
 _WEIGHTED_RANKS = (9, 2)
-# What the engines call how scores are brought to one scale, and since when.
-_HYBRID: dict[Normaliser, str] = {"min_max": "min_max", "l2": "l2"}
+# How OpenSearch brings scores to one scale; and what Elasticsearch calls it, and since when.
+_HYBRID = ("min_max", "l2")
 _LINEAR: dict[Normaliser, tuple[str, tuple[int, ...]]] = {
     "min_max": ("minmax", (8, 18)),
     "none": ("none", (8, 18)),
@@ -101,6 +101,6 @@ def _processor(plan: Plan) -> Body:
     if plan.fusion == "rrf":
         combination = {"technique": "rrf", "rank_constant": RANK_CONSTANT} | weights
         return {"score-ranker-processor": {"combination": combination}}
-    normalisation = {"technique": _HYBRID[plan.query.normaliser]}
+    normalisation = {"technique": plan.query.normaliser}
     combination = {"technique": "arithmetic_mean"} | weights
     return {"normalization-processor": {"normalization": normalisation, "combination": combination}}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from ...engines import Engine, encode
-from ...errors import EngineBusy, InputError
+from ...engines import Engine
+from ...errors import EngineBusy
 from ...mappings import PROVENANCE, Stored
 from ...mappings.change_embeddings import reusable
 from ..apply import prepare_safely
@@ -165,7 +165,8 @@ class Copier:
         """Write; lone surrogates, which an engine takes from others and no encoding of text can hold, become U+FFFD."""
         outcomes = write(self.engine, self.target.alias, items, patience=self.patience, sleep=self.sleep)
         refused = {one.id for one in outcomes if one.status == "buried"}
-        torn = [replace(one, body=mended(one.body)) for one in items if one.id in refused and not _has_form(one.body)]
+        mends = ((one, mended(one.body)) for one in items if one.id in refused)
+        torn = [replace(one, body=body) for one, body in mends if body is not one.body]
         if not torn:
             return outcomes
         written = write(self.engine, self.target.alias, torn, patience=self.patience, sleep=self.sleep)
@@ -217,14 +218,6 @@ class Copier:
         if vectors:
             note["vectors"] = vectors
         return body | {PROVENANCE: note} if note else body
-
-
-def _has_form(body: Mapping[str, Any]) -> bool:
-    try:
-        encode(body)
-    except InputError:
-        return False
-    return True
 
 
 def _deleted(source: Mapping[str, Any]) -> bool:
