@@ -14,6 +14,7 @@ from .caches import open_cache
 from .caching import Cache
 from .chunking import Chunk, chunk
 from .fingerprint import cache_key, fingerprint, input_hash
+from .loading import import_libraries
 from .queries import QueryCache, encode_queries, query_cache, query_vectors
 from .redis_cache import RedisVectorCache
 from .registry import KINDS, load_encoder, load_matching, resolve
@@ -41,6 +42,7 @@ __all__ = [
     "encode_cached",
     "encode_queries",
     "fingerprint",
+    "import_libraries",
     "input_hash",
     "load_encoder",
     "load_matching",

@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,13 @@ def best_device(wanted: str | None) -> torch.device:
             hint="set KNNEX_DEVICE to cpu, cuda, cuda:1, mps ..., or unset it for the best there is",
         ) from error
     return device
+
+
+def import_libraries() -> None:
+    """Import what loading a model takes, and no model: processes forked afterwards need not, which spares each of them
+    seconds and some hundred MB. What fails now fails again, and is told, when a model is loaded."""
+    with suppress(Exception), _quiet():
+        import sentence_transformers  # noqa: F401
 
 
 def load_quietly(directory: Path, name: str, device: torch.device, kind: str = "SentenceTransformer") -> Any:

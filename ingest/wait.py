@@ -82,7 +82,7 @@ class Waiting:
         Raises IngestIncomplete where nobody works on it.
         """
         state: Backlog | None = None
-        moved, pause = time.monotonic(), _SHORTEST
+        moved = time.monotonic()
         while True:
             mine, whole = self.steadily(self._look)
             if done(mine, whole):
@@ -90,11 +90,12 @@ class Waiting:
                 return mine
             # A lane may stand still for long while workers are busy with the others, which go before it.
             if whole != state:
-                state, moved, pause = whole, time.monotonic(), _SHORTEST
+                state, moved = whole, time.monotonic()
                 self._show(mine)
-            self.steadily(partial(self._check, mine if mine.total else whole, time.monotonic() - moved))
-            self.sleep(pause)
-            pause = min(_LONGEST, pause * 1.5)
+            idle = time.monotonic() - moved
+            self.steadily(partial(self._check, mine if mine.total else whole, idle))
+            # A fourth of the time that nothing moved: what comes then is not waited for much longer than it took.
+            self.sleep(min(_LONGEST, max(_SHORTEST, idle / 4)))
 
     def _look(self) -> tuple[Backlog, Backlog]:
         return self.log.backlog(self.index, self.lane), self.log.backlog(self.index)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from knnex.encoders import (
     TextEncoder,
     check_vectors,
 )
-from knnex.encoders.batching import plan_batches, run_batches
+from knnex.encoders.batching import Pass, plan_batches, run_batches
 from knnex.errors import BadVector, EncoderError, SettingsError
 
 
@@ -45,7 +47,7 @@ def test_many_windows_and_batches_keep_the_order(tiny: Path, monkeypatch: pytest
     texts = [" ".join(WORDS[row % 9 : row % 9 + row % 7]) for row in range(300)]
     whole = encoder.encode_documents(texts)
     monkeypatch.setattr("knnex.encoders.model._WINDOW", 64)
-    monkeypatch.setitem(sys.modules["knnex.encoders.model"]._BUDGET, "cpu", 40)
+    monkeypatch.setitem(sys.modules["knnex.encoders.model"]._PASS, "cpu", Pass(40, 8))
     assert np.abs(encoder.encode_documents(texts) - whole).max() < 1e-5
     assert np.abs(whole - encoder.model.model.encode(texts)).max() < 1e-5
     assert encoder.model.is_plain
@@ -94,7 +96,9 @@ def test_every_pooling_gives_the_librarys_vectors(tmp_path: Path, pooling: str) 
     assert np.abs(encoder.encode_documents(TEXTS) - encoder.model.model.encode(TEXTS)).max() < 1e-5
 
 
-def test_padding_on_the_left_gives_the_librarys_vectors(tiny: Path) -> None:
+def test_padding_on_the_left_gives_the_librarys_vectors(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # All in one pass, as the library does it: such a model's vectors depend on what they are padded to.
+    monkeypatch.setitem(sys.modules["knnex.encoders.model"]._PASS, "cpu", Pass(4096, 4096))
     config = json.loads((tiny / "tokenizer_config.json").read_text())
     (tiny / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": "left"}))
     encoder = TextEncoder(str(tiny))
@@ -176,13 +180,29 @@ def test_threads_share_a_model(minilm: TextEncoder) -> None:
 # ---- batches ----
 
 
-def test_batches_hold_every_row_once_within_the_budget() -> None:
-    lengths = [int(n) for n in np.random.default_rng(1).integers(1, 300, 500)]
-    batches = list(plan_batches(lengths, 1000))
+@pytest.mark.parametrize("overhead", [0, 48, 1000])
+def test_batches_hold_every_row_once_within_the_budget(overhead: int) -> None:
+    lengths, device = [int(n) for n in np.random.default_rng(1).integers(1, 300, 500)], Pass(1000, overhead)
+    batches = list(plan_batches(lengths, device))
     assert sorted(np.concatenate(batches)) == list(range(500))
     assert all(len(batch) * max(lengths[row] for row in batch) <= 1000 for batch in batches)
-    assert [len(batch) for batch in plan_batches([5000, 1], 1000)] == [1, 1]
-    assert list(plan_batches([], 1000)) == []
+    assert [len(batch) for batch in plan_batches([5000, 1], device)] == [1, 1]
+    assert list(plan_batches([], device)) == []
+
+
+def test_batches_are_cut_where_padding_and_passes_cost_least() -> None:
+    def cost(counts: Sequence[int]) -> int:
+        """Of batches of so many rows, the longest first; what does not fit costs a fortune."""
+        ends = list(itertools.accumulate(counts))
+        wide = [ordered[end - count] * count for end, count in zip(ends, counts, strict=True)]
+        return sum(one + 20 if one <= 100 else 10**6 for one in wide)
+
+    for seed in range(30):
+        lengths = [int(n) for n in np.random.default_rng(seed).integers(1, 60, 9)]
+        ordered = sorted(lengths, reverse=True)
+        every = ((*cuts, 9) for n in range(9) for cuts in itertools.combinations(range(1, 9), n))
+        cheapest = min(cost([b - a for a, b in itertools.pairwise((0, *ends))]) for ends in every)
+        assert cost([len(batch) for batch in plan_batches(lengths, Pass(100, 20))]) == cheapest
 
 
 @pytest.mark.parametrize(
@@ -218,7 +238,7 @@ def test_one_text_too_large_for_memory_is_an_error_that_says_so() -> None:
         raise MemoryError("all gone")
 
     with pytest.raises(EncoderError, match="out of memory with one text of 9 tokens: all gone") as caught:
-        run_batches([7, 9, 8], 4096, 4, forward)
+        run_batches([7, 9, 8], Pass(4096, 48), 4, forward)
     assert "KNNEX_DEVICE" in str(caught.value.hint)
 
 
@@ -227,7 +247,7 @@ def test_another_error_is_not_taken_for_a_full_memory() -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="multiplied"):
-        run_batches([1, 2], 4096, 4, forward)
+        run_batches([1, 2], Pass(4096, 48), 4, forward)
 
 
 # ---- vectors no engine may hold ----

@@ -11,6 +11,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from ..encoders import import_libraries
 from ..errors import KnnexError, LogUnavailable
 from .alive import Pulse, beat_name
 from .app import Bell, in_memory, worker_of
@@ -60,6 +61,8 @@ def _starting(sender: Any = None, **_: Any) -> None:
         return
     worker = worker_of(app)
     worker.preloads = pool_name(sender.pool_cls) != "prefork"
+    if not worker.preloads:  # models are loaded by the children, and again by each one that takes the place of another
+        import_libraries()
     if getattr(app, "knnex_began", False):
         return
     try:

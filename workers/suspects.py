@@ -1,9 +1,10 @@
 """Events on which a worker may have died: they are tried where a death harms nobody, and the guilty are buried.
 
-Most of them are innocent, since workers die of many things: all are tried together, and one by one only where that is
-deadly too. Whoever kills does so three times at most: the worker that had it, and two processes of the quarantine. That
-an event is being tried is noted in the log before, and taken back when it did no harm, so that this holds even where
-the whole machine goes down with it. While a process starts, or one event takes long, the worker goes on with others.
+Most of them are innocent, since workers die of many things: some are tried together, and one by one only where that
+is deadly too. Whoever kills does so three times at most: the worker that had it, and two processes of the quarantine.
+That an event is being tried alone is noted in the log before, and taken back when it did no harm, so that this holds
+even where the whole machine goes down with it. Whose worker died twice is tried alone at once: it may have been tried
+with others by a worker that did not live to go on. While a process starts, or one event takes long, others are served.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from typing import Any, Protocol
 
 from ..engines import Engine
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # An event whose worker died on it is suspect.
 SUSPECT_FROM = 2
+# So many are tried together: about as many tries as there are in a group find the guilty one in a batch.
+GROUP = 16
 # So many are kept at a time, since other workers may try the rest, and for so many seconds others wait for them.
 SUSPECTS_AT_ONCE, SLICE = 512, 2.0
 # Two processes that died on one event alone: it is that event.
@@ -72,8 +76,9 @@ def set_apart(taken: Sequence[Delivered]) -> tuple[Sequence[Delivered], Sequence
 
 @dataclass(frozen=True)
 class _Trial:
-    """A try in the quarantine: how often the event was tried alone, this time included, and since when; 0 is all."""
+    """A try in the quarantine: of how many events; how often it was tried alone, if it is one; and since when."""
 
+    count: int
     tries: int
     started: float
 
@@ -100,8 +105,8 @@ class Suspects:
         # In their order; the first one is being tried if there is a trial.
         self._left: Sequence[Delivered] = ()
         self._trial: _Trial | None = None
-        # Whether all are to be tried together, and whether that was deadly.
-        self._together = self._deadly = False
+        # How many of the first ones are to be tried one by one, and whether trying them together was deadly.
+        self._alone, self._deadly = 0, False
         #: Whether no more are kept.
         self.closing = False
 
@@ -118,22 +123,14 @@ class Suspects:
         if room:
             log.warning(
                 "Trying %d of %d documents for %s apart from the others: their worker died or was cut off",
-                min(room, len(suspects)),
-                len(suspects),
-                target.alias,
+                *(min(room, len(suspects)), len(suspects), target.alias),
                 extra={"action": "suspects_isolated", "index": target.alias},
             )
-            self._target = target
-            # Updates have their order, and each reads what the one before made; copies are read one by one as well.
-            self._together = len(suspects) > 1 and suspects[0].event.op not in ("update", "copy")
-            self._deadly = False
+            self._target, self._alone = target, 0
             self._keep(suspects[:room])
 
     def step(self, wait: float = 0.0) -> None:
-        """Try suspects for some two seconds, or until one takes longer; then wait for it `wait` seconds at most.
-
-        Raises LogUnavailable.
-        """
+        """Try suspects for some two seconds, or until one takes longer; then wait for it `wait` seconds at most."""
         until = time.monotonic() + SLICE
         while self._target and self._left and time.monotonic() < until and not self._stop.is_set():
             if not self._go_on(self._target, self._left[0], wait):
@@ -172,9 +169,9 @@ class Suspects:
         ready = self._quarantine.open(target, wait)
         if ready == "starting":
             return False
-        if self._together and ready == "ready":
-            self._quarantine.begin([one.event for one in self._left], self._deadline)
-            self._trial = _Trial(0, time.monotonic())
+        if ready == "ready" and len(together := self._together()) > 1:
+            self._quarantine.begin([one.event for one in together], self._deadline)
+            self._trial = _Trial(len(together), 0, time.monotonic())
             return True
         event = self._whole(target, one)
         if event is None:
@@ -186,10 +183,16 @@ class Suspects:
             self._bury(target, one, f"the worker died {TRIES_ALONE} times while it worked on this document alone")
         elif ready == "ready":
             self._quarantine.begin(event, self._deadline)
-            self._trial = _Trial(tries, time.monotonic())
+            self._trial = _Trial(1, tries, time.monotonic())
         else:
             self._judge(target, one, self._tried_here(target, event), tries)
         return True
+
+    def _together(self) -> Sequence[Delivered]:
+        """Those of the first ones that are tried together; updates have their order, and each reads what the one before
+        made, and copies are read one by one as well."""
+        may = takewhile(lambda one: one.deliveries == SUSPECT_FROM, self._left[:GROUP])
+        return [] if self._alone or self._left[0].event.op in ("update", "copy") else list(may)
 
     def _whole(self, target: Target, one: Delivered) -> Event | None:
         """The event with the whole document; None for an update that comes to nothing, a copy without anything to
@@ -220,29 +223,27 @@ class Suspects:
         if trial.tries:
             self._judge(target, one, outcome, trial.tries)
         else:
-            self._judge_all(target, outcome)
+            self._judge_all(target, self._left[: trial.count], outcome)
         return True
 
-    def _judge_all(self, target: Target, outcome: Outcome) -> None:
+    def _judge_all(self, target: Target, every: Sequence[Delivered], outcome: Outcome) -> None:
         """What came of trying them together: all are innocent, or it has to be found out which is not."""
-        every, self._together = self._left, False
         if isinstance(outcome, Survived):
             write = partial(write_prepared, self._engine, target, outcome.prepared, **self._asking)
         elif isinstance(outcome, Raised) and outcome.broken:
             write = partial(_raise, EncoderError(outcome.reason, hint=outcome.hint))
         else:
-            self._deadly = not isinstance(outcome, (Raised, Unjudged))
+            self._alone, self._deadly = len(every), not isinstance(outcome, (Raised, Unjudged))
             log.warning(
                 "Trying %d documents for %s one by one: trying them together failed",
-                len(every),
-                target.alias,
+                *(len(every), target.alias),
                 extra={"action": "suspects_isolated", "index": target.alias},
             )
             return
         try:
             self._drains.guarded(target, every, write)
         finally:
-            self._keep(())
+            self._keep(self._left[len(every) :])
 
     def _tried_here(self, target: Target, event: Event) -> Outcome:
         """Try an event in this very process, which its death would end."""
@@ -268,7 +269,7 @@ class Suspects:
             # It comes again, and is tried here then.
             if tries == 1:
                 self._log.acquit(target.alias, one.position)
-        elif tries >= TRIES_ALONE or self._deadly:
+        elif tries >= TRIES_ALONE or (self._alone and self._deadly) or one.deliveries > SUSPECT_FROM:
             self._bury(target, one, f"the process in which it was tried alone died: {outcome.how}")
         else:
             log.warning(
@@ -286,13 +287,11 @@ class Suspects:
         if one.event.op != "update":
             return done
         # What is told, kept and tried again is the update, and not the document that it made.
-        return replace(
-            done,
-            buried=tuple(replace(casualty, event=one.event) for casualty in done.buried),
-            failed=tuple(replace(casualty, event=one.event) for casualty in done.failed),
-            refused_beside=tuple(replace(casualty, event=one.event) for casualty in done.refused_beside),
-            behind=tuple(replace(casualty, event=one.event) for casualty in done.behind),
-        )
+        told: dict[str, Any] = {
+            name: tuple(replace(each, event=one.event) for each in getattr(done, name))
+            for name in ("buried", "failed", "refused_beside", "behind")
+        }
+        return replace(done, **told)
 
     def _settle(self, target: Target, one: Delivered, write: Callable[[], BatchReport]) -> None:
         try:
@@ -305,7 +304,7 @@ class Suspects:
         self._next()
 
     def _next(self) -> None:
-        self._trial = None
+        self._trial, self._alone = None, max(0, self._alone - 1)
         self._keep(self._left[1:])
 
     def _keep(self, left: Sequence[Delivered]) -> None:
