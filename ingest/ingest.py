@@ -14,7 +14,7 @@ from ..engines import Engine
 from ..errors import KnnexError
 from ..mappings import Spec
 from .events import Event, Op
-from .log import EventLog, Mark
+from .log import Backlog, EventLog, Mark
 from .positions import Lane, version_of
 from .report import Report
 from .resume import Earlier, Marks, Reading
@@ -141,7 +141,13 @@ class _Run:
     def _settle(self) -> None:
         """Wait until all that was sent is settled, and check it."""
         last = max((window.last for window in self.unchecked if window.last), key=version_of, default=None)
-        self.waiting.until(lambda mine, _: passed(last, mine.low_water))
+
+        def done(mine: Backlog, _: Backlog) -> bool:
+            # What is settled is checked while workers are at the rest.
+            self.waiting.steadily(partial(self._check_passed, mine.low_water, CHECK_AT_ONCE))
+            return passed(last, mine.low_water)
+
+        self.waiting.until(done)
         self.waiting.steadily(partial(self._check_passed, None, 1))
 
     def _check_passed(self, low_water: str | None, at_least: int) -> None:

@@ -68,7 +68,7 @@ POINTS: dict[str, Callable[[Request], bool]] = {
     "announcing": lambda one: one.method == "PUT" and one.path.endswith("/_mapping"),
     "filling": lambda one: one.method == "PUT" and one.path.endswith("/_settings"),
     "copying": lambda one: one.path.endswith("/_bulk"),
-    "blocking": lambda one: one.path.endswith("/_block/write"),
+    "blocking": lambda one: one.path.endswith("/_block/write") or one.body == {"index.blocks.write": True},
     "swapping": lambda one: one.path == "/_aliases" and "is_write_index" in str(one.body),
 }
 

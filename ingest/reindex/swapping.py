@@ -86,7 +86,7 @@ class Swapping(Filling):
             self._catch_up(copier, comparer)
             began = time.monotonic()
             try:
-                self._ask(partial(cutover.block, self.lock.by(source)))
+                self._ask(partial(cutover.cut_off, self.lock.by(source), source, self.engine.dialect))
                 moved = self._cut(copier, comparer, began)
             except BaseException:
                 self._release(source)
@@ -120,8 +120,9 @@ class Swapping(Filling):
     def _cut(self, copier: Copier, comparer: Comparer, began: float) -> bool:
         """The last changes, with writes refused; whether it was done in time."""
         self._mended(copier, comparer)
+        counted = self.pool.submit(self._count, comparer.source.index)  # while the target's graphs are made
         heads = self._heads(comparer.target.index)
-        if self._count(comparer.source.index) != self._count(comparer.target.index):
+        if counted.result() != self._count(comparer.target.index):
             if time.monotonic() - began > self.options.stall:
                 return False
             self._difference(comparer)
@@ -133,7 +134,7 @@ class Swapping(Filling):
 
     def _mended(self, copier: Copier, comparer: Comparer) -> int:
         """What has changed since is made the same, lower versions too: nothing is compared after this."""
-        count = self._round(copier, comparer.follow, "swap")
+        count = self._round(copier, comparer.follow, "swap", self._places)
         self._refuse(self.report.compared.refused)
         self.report += comparer.follow_deletes(self._cursor.shards)
         return count

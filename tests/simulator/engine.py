@@ -155,6 +155,10 @@ class MemoryEngine:
         self.schedule.until(lambda: not shard.busy, "waits for writes")
         return {"acknowledged": True, "shards_acknowledged": True, "indices": [{"name": name, "blocked": True}]}
 
+    def get_tasks(self, _: str, __: Request) -> Document:
+        busy = [shard.name for shard in self.indexes.values() if shard.busy]
+        return {"nodes": {"node": {"tasks": {one: {"description": f"requests[1], index[{one}][0]"} for one in busy}}}}
+
     def get_alias(self, name: str, request: Request) -> Document:
         if name:
             (shard,) = self.named(name)
