@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EncoderError
+from .pulse import beat
 
 log = logging.getLogger("knnex.encoders")
 
@@ -84,6 +85,7 @@ def run_batches(
             _release()
         else:
             vectors[batch] = rows
+            beat()
     return vectors
 
 

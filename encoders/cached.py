@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from .base import Encoder, Vectors, encode_readable
 from .caching import Cache
 from .fingerprint import cache_key
+from .pulse import beat
 
 # Texts given to the model at first, and the seconds that a call should take: a slow model is given fewer, so that what
 # is encoded gets into the cache now and then, and that a slow model can be told from one that hangs.
 _FIRST, _FEWEST, _SECONDS = 128, 8, 10.0
-
-_pulse: ContextVar[Callable[[], None] | None] = ContextVar("pulse", default=None)
+# By encoder, how many it is given next: like lengths go together, of more texts the better.
+_counts: WeakKeyDictionary[Encoder, int] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,6 @@ class Encoded:
     hits: int
     encoded: int
     unread: Mapping[str, str] = field(default_factory=dict)
-
-
-@contextmanager
-def watched(pulse: Callable[[], None]) -> Iterator[None]:
-    """In this thread, `pulse` is called each time a model has answered: it does not hang, however long it takes."""
-    before = _pulse.set(pulse)
-    try:
-        yield
-    finally:
-        _pulse.reset(before)
-
-
-def beat() -> None:
-    """Tell who watches this thread that it is at work."""
-    if pulse := _pulse.get():
-        pulse()
 
 
 def encode_cached(encoder: Encoder, cache: Cache | None, texts: Sequence[str]) -> Encoded:
@@ -75,7 +59,7 @@ def encode_cached(encoder: Encoder, cache: Cache | None, texts: Sequence[str]) -
 
 def _encoded(encoder: Encoder, missing: Mapping[bytes, str]) -> Iterator[tuple[dict[bytes, Vectors], dict[bytes, str]]]:
     """The vectors of texts by their keys, and why there is none, in parts made in a reasonable time."""
-    keys, start, count = list(missing), 0, _FIRST
+    keys, start, count = list(missing), 0, _counts.get(encoder, _FIRST)
     while start < len(keys):
         some = keys[start : start + count]
         began = time.monotonic()
@@ -86,4 +70,8 @@ def _encoded(encoder: Encoder, missing: Mapping[bytes, str]) -> Iterator[tuple[d
         failed = {some[row]: reason for row, reason in unread.items()}
         yield {key: row for key, row in zip(some, vectors, strict=True) if key not in failed}, failed
         start += len(some)
-        count = max(_FEWEST, count // 2) if took > _SECONDS else count * 2 if took < _SECONDS / 4 else count
+        if took > _SECONDS:
+            count = max(_FEWEST, count // 2)
+        elif took < _SECONDS / 4 and len(some) == count:
+            count *= 2
+        _counts[encoder] = count

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..errors import EncoderError, InputError, ModelUnavailable, QueryError
 from .base import Vectors, check_vectors, digest, spread
-from .cached import beat
 from .model import Side
 from .pictures import Pictures, bytes_of, decoded, is_data_uri, shown
+from .pulse import beat
 from .text import shared_model
 from .together import Together
 

@@ -23,6 +23,7 @@ from knnex.encoders import (
     check_vectors,
 )
 from knnex.encoders.batching import Pass, plan_batches, run_batches
+from knnex.encoders.pulse import watched
 from knnex.errors import BadVector, EncoderError, SettingsError
 
 
@@ -203,6 +204,14 @@ def test_batches_are_cut_where_padding_and_passes_cost_least() -> None:
         every = ((*cuts, 9) for n in range(9) for cuts in itertools.combinations(range(1, 9), n))
         cheapest = min(cost([b - a for a, b in itertools.pairwise((0, *ends))]) for ends in every)
         assert cost([len(batch) for batch in plan_batches(lengths, Pass(100, 20))]) == cheapest
+
+
+def test_who_watches_hears_of_every_pass(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, heard = TextEncoder(str(tiny)), list[int]()
+    monkeypatch.setitem(sys.modules["knnex.encoders.model"]._PASS, "cpu", Pass(10, 10))
+    with watched(lambda: heard.append(1)):
+        encoder.encode_documents(["a dog"] * 9)
+    assert len(heard) > 4
 
 
 @pytest.mark.parametrize(

@@ -86,16 +86,18 @@ def test_a_document_that_kills_its_worker_is_buried_and_no_other(
     assert sorted(map(int, held(engine, index_name))) == [n for n in range(64) if n != 30]
 
 
-class Constant(Encoder):
-    """A model that takes its time."""
+class Interrupted(Encoder):
+    """A model that is asked in parts; before it answers the second time, something urgent comes."""
 
-    name, revision, identity, dims, max_tokens = "constant", "1", "constant", 4, 100
+    name, revision, identity, dims, max_tokens = "interrupted", "1", "interrupted", 4, 100
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, urgent: Callable[[], object]) -> None:
+        self.urgent, self.asked = urgent, list[int]()
 
     def encode_documents(self, texts: Sequence[str]) -> Vectors:
-        time.sleep(self.seconds)
+        self.asked.append(len(texts))
+        if len(self.asked) == 2:
+            self.urgent()
         return np.ones((len(texts), 4), dtype=np.float32)
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
@@ -103,26 +105,32 @@ class Constant(Encoder):
 
 
 @one_engine
-@pytest.mark.parametrize(("seconds", "sizes"), [(0.0, [64, 128, 256, 256, 96]), (0.3, [64] * 12 + [32])])
-def test_what_is_encoded_in_no_time_is_taken_in_larger_batches_of_a_backfill(
-    engine: Engine,
-    index_name: str,
-    log: RedisLog,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    seconds: float,
-    sizes: list[int],
+def test_what_is_urgent_goes_in_while_a_backfill_is_encoded(
+    engine: Engine, index_name: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["knnex.workers.drain"], "QUICK", 0.2 if seconds else 60.0)
+    monkeypatch.setattr(sys.modules["knnex.workers.drain"], "LOOK", 0.0)
+    monkeypatch.setattr(sys.modules["knnex.encoders.cached"], "_FIRST", 100)
     stored, _ = engine.run(create(plain(index_name), engine.dialect, {"v": Resolved(4, "f")}))
-    target = Target(index_name, stored, {"v": Constant(seconds)})
+
+    def urgent() -> None:
+        log.append([Event(index_name, id_, "upsert", {"id": id_, "title": f"new {id_}"}) for id_ in ("7", "x")])
+        log.append([Event(index_name, "8", "delete", {})])
+
+    encoder = Interrupted(urgent)
+    target = Target(index_name, stored, {"v": encoder})
     targets = cast(Targets, SimpleNamespace(engine=engine, get=lambda _: target))
-    wanted = [Event(index_name, str(n), "upsert", {"id": n, "title": f"{n}"}) for n in range(sum(sizes))]
-    log.append(wanted, "backfill")
+    log.append([Event(index_name, str(n), "upsert", {"id": n, "title": f"{n}"}) for n in range(400)], "backfill")
     with caplog.at_level("INFO", "knnex.workers"):
-        drain(log, targets, consumer="a", batch=256, seconds=60)
-    wrote = [vars(one)["wrote"] for one in caplog.records if vars(one).get("action") == "bulk_written"]
-    assert wrote == sizes
+        done = drain(log, targets, consumer="a", batch=512, seconds=60)
+    wrote = [vars(one) for one in caplog.records if vars(one).get("action") == "bulk_written"]
+    # Of the backfill, two are older than what came meanwhile.
+    assert [(one["wrote"], one["deleted"], one["stale"]) for one in wrote] == [(2, 1, 0), (398, 0, 2)]
+    assert encoder.asked == [100, 200, 2, 100]
+    assert (done.taken, done.written, done.deleted, done.stale) == (403, 400, 1, 2)
+    there = held(engine, index_name)
+    assert (there["7"]["title"], there["x"]["title"]) == ("new 7", "new x")
+    assert "8" not in there
+    assert log.backlog(index_name).total == 0
 
 
 class Dies(BaseException):

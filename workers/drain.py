@@ -37,9 +37,8 @@ log = logging.getLogger(__name__)
 
 # Seconds to wait for a suspect where there is nothing else to do.
 SUSPECT_WAIT = 0.2
-# A batch of a backfill is a fourth of a live one, but not so small that it would cost; after one that was encoded in so
-# many seconds, such as by the cache, it is twice that one.
-BACKFILL_SHARE, BACKFILL_LEAST, QUICK = 4, 64, 0.25
+# While a backfill is encoded, seconds until it is looked again for what is urgent.
+LOOK = 0.2
 
 
 class Opens(Protocol):
@@ -128,9 +127,8 @@ class _Drain(Books):
         self.targets, self.batch = targets, batch
         self.stop, self.patience, self.lanes, self.heartbeat, self.writer = stop, patience, lanes, heartbeat, writer
         self.lease_of = lease_of or (lambda _: lease)
-        self.least = min(batch, max(BACKFILL_LEAST, batch // BACKFILL_SHARE))
-        # By index, how many of a backfill are taken next.
-        self.counts: dict[str, int] = {}
+        # When it is looked for again, and for how long it was served, in seconds.
+        self.look_at = self.away = 0.0
         self.writing: Future[None] | None = None
         self.suspects = Suspects(
             log, targets.engine, self, heartbeat, quarantine, deadline=deadline, stop=stop, patience=patience
@@ -157,15 +155,16 @@ class _Drain(Books):
             self.finish_writing()
         return self.report
 
-    def _step(self, index: str) -> bool:
-        """Take and handle one batch of an index; whether there was any."""
+    def _step(self, index: str, only: Sequence[Lane] | None = None) -> bool:
+        """Take and handle one batch of an index, of all lanes or of these; whether there was any."""
         reason = self.log.paused(index)
         if stays(reason) or (reason and self._open(index) is None):
             return False
-        lanes = [lane for lane in self.lanes if not self.log.paused(index, lane)]
+        lanes = [lane for lane in (only or self.lanes) if not self.log.paused(index, lane)]
         taken = self._take(index, lanes)
         if not taken:
-            self.drained(index)
+            if not only:
+                self.drained(index)
             return False
         self.add(DrainReport(taken=len(taken)))
         suspects, fresh = set_apart(taken)
@@ -183,14 +182,12 @@ class _Drain(Books):
         return bool(fresh) and index not in self.resting
 
     def _take(self, index: str, lanes: Sequence[Lane]) -> list[Delivered]:
-        """Of a backfill, or of copies, less at a time, since what is live waits for the batch at hand."""
+        """What is urgent, and else one of the other lanes: what is urgent would wait for all that came with it."""
         urgent, lease = [lane for lane in lanes if lane in URGENT], self.lease_of(index)
-        taken = self.log.take(index, self.consumer, self.batch, lease, urgent) if urgent else []
-        count = self.counts.get(index, self.least)
-        for lane in lanes:
-            if lane not in URGENT and not taken:
-                taken = self.log.take(index, self.consumer, count, lease, (lane,))
-        return taken
+        for some in (urgent, *((lane,) for lane in lanes if lane not in URGENT)):
+            if some and (taken := self.log.take(index, self.consumer, self.batch, lease, some)):
+                return taken
+        return []
 
     def _open(self, index: str) -> Target | None:
         try:
@@ -213,10 +210,12 @@ class _Drain(Books):
     def _encode(self, target: Target, taken: Sequence[Delivered]) -> None:
         """Encode a batch, while the one before is still being written."""
         self.heartbeat.hold(target.alias, taken)
-        started, span = time.monotonic(), self._begun(target, taken)
+        started, away, span = time.monotonic(), self.away, self._begun(target, taken)
+        self.look_at = started + LOOK
+        between = None if split(taken[0].position)[2] in URGENT else self._serve
         try:
             with span.inside():
-                write = self._ready(target, [one.event for one in taken])
+                write = self._ready(target, [one.event for one in taken], partial(self._prepare, between=between))
         except BaseException as error:
             span.end()
             self.heartbeat.let_go(taken)
@@ -224,9 +223,7 @@ class _Drain(Books):
                 raise
             self.put_off(target, taken, error)
             return
-        encoding = time.monotonic() - started
-        more = max(self.counts.get(target.alias, 0), 2 * len(taken))
-        self.counts[target.alias] = min(self.batch, max(self.least, more)) if encoding < QUICK else self.least
+        encoding = time.monotonic() - started - (self.away - away)
         self.finish_writing()
         self.writing = self.writer.submit(self._write, target, taken, write, encoding, span)
 
@@ -238,7 +235,24 @@ class _Drain(Books):
             "knnex.drain.batch", kind="consumer", links=traces, index=target.alias, lane=lane, documents=len(taken)
         )
 
-    def _ready(self, target: Target, events: Sequence[Event]) -> Callable[[], BatchReport]:
+    def _serve(self) -> None:
+        """What is urgent goes in while something else is encoded, and does not wait for the end of it."""
+        began = time.monotonic()
+        if began < self.look_at or self.stop.is_set():
+            return
+        urgent = [lane for lane in self.lanes if lane in URGENT]
+        try:
+            for index in self.log.indexes():
+                if index not in self.resting:
+                    self._step(index, urgent)
+        except Exception:  # none of it is the fault of what is being encoded; what was taken comes again
+            log.debug("What is urgent could not be served", exc_info=True, extra={"action": "look_failed"})
+        self.away += time.monotonic() - began
+        self.look_at = time.monotonic() + LOOK
+
+    def _ready(
+        self, target: Target, events: Sequence[Event], prepare: Callable[..., Prepared]
+    ) -> Callable[[], BatchReport]:
         """Encode; what is given back writes it."""
         engine, sleep = self.targets.engine, self.stop.wait
         if events[0].op == "copy":
@@ -248,13 +262,18 @@ class _Drain(Books):
                 events,
                 patience=self.patience,
                 sleep=sleep,
-                prepare=partial(self._prepare, prepare=prepare_safely),
+                prepare=partial(prepare, prepare=prepare_safely),
             )
-        prepared = self._prepare(target, events)
-        return partial(write_prepared, engine, target, prepared, patience=self.patience, sleep=sleep)
+        return partial(write_prepared, engine, target, prepare(target, events), patience=self.patience, sleep=sleep)
 
-    def _prepare(self, target: Target, events: Sequence[Event], prepare: Prepare = prepare_all) -> Prepared:
-        with self.heartbeat.encoding(target.alias):
+    def _prepare(
+        self,
+        target: Target,
+        events: Sequence[Event],
+        prepare: Prepare = prepare_all,
+        between: Callable[[], object] | None = None,
+    ) -> Prepared:
+        with self.heartbeat.encoding(target.alias, between):
             return prepare(target, events)
 
     def _update(self, target: Target, taken: Sequence[Delivered]) -> None:

@@ -6,12 +6,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from ..encoders.cached import watched
+from ..encoders.pulse import watched
 from ..errors import LogUnavailable
 from ..ingest import Delivered, EventLog
 
@@ -56,11 +56,15 @@ class Heartbeat:
             self.let_go(batch)
 
     @contextmanager
-    def encoding(self, index: str) -> Iterator[None]:
-        """What this thread does in the block is done by the model, which must answer within the deadline."""
+    def encoding(self, index: str, between: Callable[[], object] | None = None) -> Iterator[None]:
+        """What this thread does in the block is done by the model, which must answer within the deadline; not so what
+        is done `between` two of its answers."""
         thread = threading.get_ident()
 
         def pulse() -> None:
+            self._encoding.pop(thread, None)
+            if between:
+                between()
             self._encoding[thread] = (index, time.monotonic())
 
         pulse()

@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from ..encoders import PROBE, Cache, Encoder, load_matching
-from ..encoders.cached import watched
+from ..encoders.pulse import watched
 from ..errors import EncoderError
 from ..ingest import Event, Target
 from ..ingest.apply import prepare_all
