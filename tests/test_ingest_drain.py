@@ -108,7 +108,6 @@ class Interrupted(Encoder):
 def test_what_is_urgent_goes_in_while_a_backfill_is_encoded(
     engine: Engine, index_name: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sys.modules["knnex.workers.drain"], "LOOK", 0.0)
     monkeypatch.setattr(sys.modules["knnex.encoders.cached"], "_FIRST", 100)
     stored, _ = engine.run(create(plain(index_name), engine.dialect, {"v": Resolved(4, "f")}))
 
@@ -121,7 +120,7 @@ def test_what_is_urgent_goes_in_while_a_backfill_is_encoded(
     targets = cast(Targets, SimpleNamespace(engine=engine, get=lambda _: target))
     log.append([Event(index_name, str(n), "upsert", {"id": n, "title": f"{n}"}) for n in range(400)], "backfill")
     with caplog.at_level("INFO", "knnex.workers"):
-        done = drain(log, targets, consumer="a", batch=512, seconds=60)
+        done = drain(log, targets, consumer="a", batch=512, seconds=60, look=0.0)
     wrote = [vars(one) for one in caplog.records if vars(one).get("action") == "bulk_written"]
     # Of the backfill, two are older than what came meanwhile.
     assert [(one["wrote"], one["deleted"], one["stale"]) for one in wrote] == [(2, 1, 0), (398, 0, 2)]

@@ -67,6 +67,7 @@ def drain(
     figures: Figures | None = None,
     quarantine: Quarantine | None = None,
     deadline: float | None = None,
+    look: float = LOOK,
     lease_of: Callable[[str], float] | None = None,
 ) -> DrainReport:
     """Work until the log is empty, `seconds` have passed, or `stop` is set; the batch at hand is finished.
@@ -74,7 +75,8 @@ def drain(
     `patience` is how long a busy engine is asked again before a batch is handed back; `lanes` are those worked on, in
     their order; `figures` are told of every batch. Without `heartbeat` and `writer` threads are started for these.
     Suspects are tried in `quarantine`, or in one for this drain alone. The model must answer within `deadline` seconds
-    (KNNEX_DEADLINE), or the process ends. `lease_of` tells, index by index, after which time the events of a silent
+    (KNNEX_DEADLINE), or the process ends. While a backfill is encoded, it is looked every `look` seconds for what is
+    urgent. `lease_of` tells, index by index, after which time the events of a silent
     worker are taken, where that is not the lease.
 
     Raises LogUnavailable.
@@ -87,21 +89,9 @@ def drain(
     ):
         stop = stop or threading.Event()
         run = _Drain(
-            log,
-            targets,
-            consumer,
-            batch,
-            lease,
-            stop,
-            patience,
-            lanes,
-            heartbeat,
-            writer,
-            cells,
-            deadline,
-            figures,
-            lease_of,
-        )
+            log, targets, consumer, batch, lease, stop, patience, lanes, heartbeat, writer, cells, deadline, look,
+            figures, lease_of,
+        )  # fmt: skip
         return run.until(time.monotonic() + seconds)
 
 
@@ -120,11 +110,12 @@ class _Drain(Books):
         writer: Executor,
         quarantine: Quarantine,
         deadline: float,
+        look: float,
         figures: Figures | None,
         lease_of: Callable[[str], float] | None = None,
     ) -> None:
         super().__init__(log, consumer, lease, figures)
-        self.targets, self.batch = targets, batch
+        self.targets, self.batch, self.look = targets, batch, look
         self.stop, self.patience, self.lanes, self.heartbeat, self.writer = stop, patience, lanes, heartbeat, writer
         self.lease_of = lease_of or (lambda _: lease)
         # When it is looked for again, and for how long it was served, in seconds.
@@ -211,7 +202,7 @@ class _Drain(Books):
         """Encode a batch, while the one before is still being written."""
         self.heartbeat.hold(target.alias, taken)
         started, away, span = time.monotonic(), self.away, self._begun(target, taken)
-        self.look_at = started + LOOK
+        self.look_at = started + self.look
         between = None if split(taken[0].position)[2] in URGENT else self._serve
         try:
             with span.inside():
@@ -248,7 +239,7 @@ class _Drain(Books):
         except Exception:  # none of it is the fault of what is being encoded; what was taken comes again
             log.debug("What is urgent could not be served", exc_info=True, extra={"action": "look_failed"})
         self.away += time.monotonic() - began
-        self.look_at = time.monotonic() + LOOK
+        self.look_at = time.monotonic() + self.look
 
     def _ready(
         self, target: Target, events: Sequence[Event], prepare: Callable[..., Prepared]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+
+from knnex.encoders.pulse import watched
 
 from .schedule import Schedule
 
@@ -60,8 +62,9 @@ class Heartbeat:
         yield
 
     @contextmanager
-    def encoding(self, index: str) -> Iterator[None]:
-        yield
+    def encoding(self, index: str, between: Callable[[], None] | None = None) -> Iterator[None]:
+        with watched(between) if between else nullcontext():
+            yield
 
     def hold(self, index: str, batch: Sequence[Any], **_: Any) -> None:
         return

@@ -222,6 +222,7 @@ class World:
                     writer=Writer(self.schedule, name),
                     quarantine=cast(Any, NoQuarantine()),
                     deadline=1.0,
+                    look=0.0,
                 )
             self.schedule.pause("waits for the doorbell")
 
