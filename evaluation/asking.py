@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..encoders import query_vectors
 from ..engines import Engine, Flow, Request, path_of
-from ..errors import EngineBusy, EngineUnreachable
+from ..ingest.patience import patiently
 from ..mappings import PROVENANCE, Stored
 from ..query import Query, plan, search
 from ..query.answers import answered
@@ -20,9 +19,6 @@ from ..query.vectors import Encode
 T = TypeVar("T")
 Matrix = np.ndarray[Any, Any]
 
-# Seconds before each further attempt at a busy engine.
-_DELAYS = (0.5, 1.0, 2.0, 4.0, 8.0)
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -30,16 +26,6 @@ class Asked:
 
     rankings: Sequence[Sequence[str]]
     took_ms: float
-
-
-def patiently(engine: Engine, flow: Callable[[], Flow[T]], sleep: Callable[[float], object] = time.sleep) -> T:
-    """Run a flow, again where the engine is busy or away. Raises EngineError."""
-    for delay in _DELAYS:
-        try:
-            return engine.run(flow())
-        except (EngineBusy, EngineUnreachable):
-            sleep(delay)
-    return engine.run(flow())
 
 
 def concrete(stored: Stored) -> Stored:

@@ -13,10 +13,11 @@ import numpy as np
 from ..encoders import query_vectors
 from ..engines import Engine
 from ..errors import QueryError
+from ..ingest.patience import patiently
 from ..ingest.reindex import Quality
 from ..mappings import Stored
 from ..query import Query
-from .asking import Matrix, ask, every_embedding, patiently, some_ids
+from .asking import Matrix, ask, every_embedding, some_ids
 from .exact import MAX_EXACT, graph_recall, vectors_named
 from .judgments import Judgments
 from .ranking import judged, ndcg, recall, reciprocal_rank

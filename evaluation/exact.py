@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 
 from ..engines import Engine, Flow, Request, path_of
+from ..ingest.patience import patiently
 from ..mappings import ALIVE, PROVENANCE, Stored
 from ..mappings.look import count
 from ..query import Query, plan, search
 from ..query.answers import answered
-from .asking import Matrix, concrete, patiently
+from .asking import Matrix, concrete
 
 Truth = Literal["exact", "wide"]
 

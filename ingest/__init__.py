@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .apply import BatchReport, apply_events
-from .bulk import Item, Outcome, Patience, write
+from .bulk import Item, Outcome, write
 from .events import Event, Op, Origin, Refused, accept
 from .ingest import delete, ingest
 from .inline import delete_inline, ingest_inline
 from .log import Backlog, Buried, Delivered, EventLog, Mark
 from .logs import open_log
+from .patience import Patience
 from .positions import LANES, Lane
 from .prepare import Casualty, Target
 from .redis_log import RedisLog

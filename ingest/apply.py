@@ -13,9 +13,10 @@ from ..engines import Engine
 from ..errors import EncoderError
 from ..telemetry import span
 from .beside import write_beside
-from .bulk import Outcome, Patience, write
+from .bulk import Outcome, write
 from .conflicts import conflicting
 from .events import Event
+from .patience import Patience
 from .prepare import Casualty, Prepared, Target, coalesce, prepare
 from .updates import resolve_updates
 

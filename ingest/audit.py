@@ -23,7 +23,7 @@ from .audit_checks import Fault, Kind
 from .audit_look import Looker
 from .audit_read import Looked, Reader, layout
 from .audit_repair import Mended, Mender
-from .bulk import Patience
+from .patience import Patience
 from .prepare import Target
 from .target import make_target
 

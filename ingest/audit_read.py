@@ -14,9 +14,8 @@ from ..engines import Engine, Flow, Request, Response, path_of
 from ..errors import EngineError, RequestRejected
 from ..mappings import PROVENANCE, Stored
 from . import feed
-from .bulk import Patience
 from .feed import Change, Head, object_in
-from .feed_read import patiently
+from .patience import Patience, patiently
 
 T = TypeVar("T")
 

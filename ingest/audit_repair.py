@@ -16,9 +16,10 @@ from ..mappings import PROVENANCE, write_alias
 from .audit_checks import Fault, is_older, newest_of
 from .audit_look import Looker, remade
 from .audit_read import Looked
-from .bulk import Line, Patience
+from .bulk import Line
 from .enrich import Work, _action, _write, enrich
 from .events import mended
+from .patience import Patience
 from .prepare import Target
 
 Key = tuple[str, str | None]

@@ -15,10 +15,10 @@ from ..engines import Engine
 from ..errors import EngineError, KnnexError, LogUnavailable
 from ..mappings import load, write_alias
 from ..telemetry import span
-from .bulk import Patience, write
+from .bulk import write
+from .patience import Patience, patiently
 from .prepare import Prepared, Target
 from .target import make_target
-from .updates import patiently
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def renewed(
     Raises IndexMissing, SpecMismatch, ModelUnavailable, ModelMismatch.
     """
     held = target.stored
-    stored = patiently(lambda: engine.run(load(target.alias)), patience or Patience(), sleep)
+    stored = patiently(engine, lambda: load(target.alias), patience, sleep)
     if (stored.index, stored.spec, stored.resolved) != (held.index, held.spec, held.resolved):
         target = make_target(target.alias, stored, target.cache)
     return joined(

@@ -7,7 +7,6 @@ version): such a request is halved until the culprit stands alone.
 
 from __future__ import annotations
 
-import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from ..errors import (
     RequestRejected,
     RequestTooLarge,
 )
+from .patience import Patience
 
 Status = Literal["written", "stale", "buried", "busy", "blocked", "failed"]
 
@@ -75,20 +75,6 @@ class Line:
 
     def __len__(self) -> int:
         return len(self.action) + len(self.source) + 2
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a busy engine is asked again: `attempts` times, after growing delays in seconds, with jitter."""
-
-    attempts: int = 8
-    first: float = 0.25
-    longest: float = 10.0
-
-    def delays(self) -> Iterator[float]:
-        """The delay before each further attempt."""
-        for attempt in range(self.attempts - 1):
-            yield min(self.longest, self.first * 2**attempt) * random.uniform(0.5, 1.5)  # noqa: S311
 
 
 def write(

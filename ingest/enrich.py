@@ -16,10 +16,11 @@ from ..engines import Engine, encode
 from ..errors import EngineBusy, InputError
 from ..mappings import PROVENANCE, write_alias
 from .apply import BatchReport, prepare_safely
-from .bulk import Line, Outcome, Patience, attempt, cut, stumbled
+from .bulk import Line, Outcome, attempt, cut, stumbled
 from .events import Event, mended
 from .feed import Change, named, place_of
 from .log import Buried
+from .patience import Patience
 from .prepare import Casualty, Target
 from .render import text_of
 

@@ -24,10 +24,10 @@ from ..errors import (
     UnsupportedByEngine,
 )
 from . import feed
-from .bulk import Patience
-from .feed_read import PAGE, Reader, patiently
+from .feed_read import PAGE, Reader
 from .feed_state import FeedReport, keep_lag, load_cursor
 from .log import EventLog
+from .patience import Patience, patiently
 from .prepare import Target
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,11 @@ import orjson
 
 from ..encoders import input_hash
 from ..engines import Engine, Flow
-from ..errors import EngineBusy, EngineUnreachable
 from . import feed
-from .bulk import Patience
 from .enrich import Enriched, Work, enrich, needed
 from .feed_state import Cursor, FeedReport, keep_cursor, keep_lag, keep_trying, tried
 from .log import Buried, EventLog
+from .patience import Patience, patiently
 from .prepare import Target
 
 T = TypeVar("T")
@@ -156,15 +155,3 @@ def _parts(works: Sequence[Work], suspects: frozenset[str]) -> Iterator[Sequence
         yield doubtful[start : start + half]
     if rest := [work for work in works if work.change.position not in suspects]:
         yield rest
-
-
-def patiently(engine: Engine, flow: Callable[[], Flow[T]], patience: Patience, sleep: Callable[[float], object]) -> T:
-    """Run a flow, again where the engine is busy or away. Raises EngineBusy, EngineUnreachable after the last time."""
-    for delay in patience.delays():
-        try:
-            return engine.run(flow())
-        except (EngineBusy, EngineUnreachable) as error:
-            log.info("The engine is asked again in %.1f s: %s", delay, error, extra={"action": "engine_busy"})
-            if sleep(delay):
-                raise
-    return engine.run(flow())

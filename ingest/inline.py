@@ -12,9 +12,9 @@ from ..engines import Engine
 from ..errors import IngestIncomplete
 from .apply import BatchReport, apply_events
 from .beside import renewed
-from .bulk import Patience
 from .events import Op
 from .inline_updates import update_events
+from .patience import Patience
 from .prepare import Target
 from .report import Report
 from .sources import Files, length_of

@@ -14,10 +14,11 @@ from functools import partial
 from ..engines import Engine
 from .apply import BatchReport, prepare_all
 from .beside import write_beside
-from .bulk import Patience, write
+from .bulk import write
 from .events import MAX_VERSION, Event
+from .patience import Patience, patiently
 from .prepare import Casualty, Target
-from .updates import Current, current, merge, patiently
+from .updates import Current, current, merge
 
 # So often a document may change under our hands, with pauses of some seconds in all.
 _ATTEMPTS = 20
@@ -65,7 +66,7 @@ def _read(
 ) -> dict[str, Current]:
     """The documents as they are now; deleted ones are not there."""
     flow = partial(current, target.stored.index, target.spec, events)
-    found = patiently(lambda: engine.run(flow()), patience, sleep)
+    found = patiently(engine, flow, patience, sleep)
     return {id_: one for id_, one in found.items() if not one.deleted}
 
 

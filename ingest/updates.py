@@ -13,10 +13,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..engines import Engine, Flow
-from ..errors import EngineBusy, EngineUnreachable
 from ..mappings import PROVENANCE, Spec
-from .bulk import Patience
 from .events import Event, Op
+from .patience import Patience, patiently
 from .prepare import Casualty, Target
 from .verify import documents, relations
 
@@ -66,7 +65,7 @@ def resolve_updates(
     What an update came to that is made already goes on as it is held, where a version index beside may lack it.
     """
     flow = partial(current, target.stored.index, target.spec, events)
-    found = patiently(lambda: engine.run(flow()), patience or Patience(), sleep)
+    found = patiently(engine, flow, patience, sleep)
     whole: dict[str, Event] = {}
     parts: dict[str, list[Event]] = {}
     stale: list[Event] = []
@@ -95,17 +94,6 @@ def resolve_updates(
 def _as_held(event: Event, held: Current) -> Event:
     op: Op = "delete" if held.deleted else "upsert"
     return replace(event, op=op, document=held.document, version=held.version, routing=event.routing or held.routing)
-
-
-def patiently(ask: Callable[[], T], patience: Patience, sleep: Callable[[float], object]) -> T:
-    """Ask an engine that may be busy; the last time whatever it raises."""
-    for delay in patience.delays():
-        try:
-            return ask()
-        except (EngineBusy, EngineUnreachable):
-            if sleep(delay):
-                break
-    return ask()
 
 
 def current(index: str, spec: Spec, events: Sequence[Event]) -> Flow[dict[str, Current]]:

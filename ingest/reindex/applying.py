@@ -16,9 +16,9 @@ from ...mappings.look import look
 from ...mappings.plan import ChangePlan, plan
 from .. import feed
 from ..feed_follow import catch_up
-from ..feed_read import patiently
 from ..feed_state import FeedReport, forget_feed
 from ..log import EventLog
+from ..patience import patiently
 from ..target import make_target
 from .control import Lock, read
 from .reading import Held, scan

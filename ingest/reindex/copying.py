@@ -12,10 +12,11 @@ from ...errors import EngineBusy
 from ...mappings import PROVENANCE, Stored
 from ...mappings.change_embeddings import reusable
 from ..apply import prepare_safely
-from ..bulk import Item, Outcome, Patience, write
+from ..bulk import Item, Outcome, write
 from ..enrich import Work, groups, needed
 from ..events import Event, mended
 from ..feed import Change, object_in
+from ..patience import Patience
 from ..prepare import Prepared, Target
 from .reading import Held, Place, distinct, versions
 

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from ...engines import Engine, Flow
 from .. import feed
-from ..feed_read import patiently
 from ..feed_state import Cursor
 from ..log import EventLog
+from ..patience import patiently
 from . import cutover, fencing
 from .compare import Compared
 from .control import Checkpoints, Lock

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ...errors import LogUnavailable, ReindexStopped
-from ..feed_read import patiently
 from ..log import EventLog
+from ..patience import patiently
 from ..positions import version_of
 from .copying import Copied, Copier
 from .fencing import copies_by

@@ -17,10 +17,9 @@ from ...engines import Engine
 from ...errors import EncoderError, EngineError, IndexMissing
 from ..apply import BatchReport, prepare_safely
 from ..beside import brief
-from ..bulk import Patience
 from ..events import Event
+from ..patience import Patience, patiently
 from ..prepare import Casualty, Prepared, Target
-from ..updates import patiently
 from .copying import Copier, Prepare, Ready
 from .fencing import is_fence
 from .reading import Held, Place, distinct, fetch
@@ -144,7 +143,7 @@ class _Copying:
         places = [(event.id, event.routing) for event in self.events]
         moves, left_out = (self.copier.moves, self.copier.left_out) if self.copier else (0, [])
         flow = partial(fetch, self.source, self.engine.dialect, places, moves, left_out)
-        return patiently(lambda: self.engine.run(flow()), self.patience, self.sleep)
+        return patiently(self.engine, flow, self.patience, self.sleep)
 
     def prepare(self, found: Sequence[Held] | None = None) -> None:
         if self.copier is None:

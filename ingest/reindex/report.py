@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ...mappings import Stored
-from ..bulk import Patience
+from ..patience import Patience
 from .compare import Compared
 from .control import TTL
 from .copying import Copied
