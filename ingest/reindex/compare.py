@@ -94,6 +94,10 @@ class Comparer:
                 done += Compared(extra=gone, others=gone)
         return done
 
+    def places(self, shard: int, after: int, upto: int) -> Flow[list[Held]]:
+        """The documents of a shard of the source whose last change lies in (after, upto], without their contents."""
+        return scan(self.source, self.dialect, shard, after, upto, _SCAN, self.moves)
+
     def follow(self, found: Sequence[Held]) -> Compared:
         """What has changed since all was compared is made the same."""
         if self._known:

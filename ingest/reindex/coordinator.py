@@ -97,7 +97,7 @@ class Coordinator(Swapping):
         self._timed("compare", lambda: self._compare(comparer))
         if self.gate:
             self._timed("gate", lambda: self._judge(source, target.stored))
-        self._timed("swap", lambda: self._swap(copier, comparer))
+        self._timed("swap", lambda: self._swap(comparer))
         return self._finish(source.index, target.stored.index)
 
     def _pool(self) -> AbstractContextManager[Executor]:

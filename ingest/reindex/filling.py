@@ -19,13 +19,11 @@ from .compare import Compared
 from .control import Checkpoints, Lock
 from .copying import Copied, Copier
 from .handing import Handed, Handing
-from .reading import Held, page, scan
+from .reading import Held, page
 from .report import Options, Report, Step, Tell
 
 T = TypeVar("T")
 Work = Callable[[Sequence[Held]], Copied | Compared | Handed]
-# What reads the next changes of a shard that lie in (after, upto].
-Read = Callable[[Copier, int, int, int], Flow[list[Held]]]
 # A page that is being written, and the number of its last change.
 Writing = tuple[Future[Copied | Compared | Handed], int]
 
@@ -92,9 +90,8 @@ class Filling:
                 self._ask(partial(cutover.block, self.lock.by(index)))
                 self._ask(partial(cutover.unblock, self.lock.by(index)))
 
-    def _round(self, copier: Copier, work: Work, step: str = "copy", read: Read | None = None) -> int:
-        """Have the changes up to where the shards stand now copied, a page at a time; how many there were. How far that
-        is is noted of whole documents only, which are many."""
+    def _round(self, copier: Copier, work: Work, step: str = "copy") -> int:
+        """Have the changes up to where the shards stand now copied, a page at a time; how many there were."""
         index = copier.source.index
         heads = self._ask(partial(feed.heads, index))
         behind = self._cursor.behind(heads)
@@ -102,7 +99,7 @@ class Filling:
         self._ask(partial(feed.refresh, index))
         done, total = 0, sum(behind.values())
         for shard in [shard for shard, count in behind.items() if count]:
-            for count in self._shard(copier, shard, heads[shard], work, read):
+            for count in self._shard(copier, shard, heads[shard], work):
                 done += count
                 self.tell(Step(step, min(done, total), total, self._by_whom()))
         return done
@@ -111,26 +108,21 @@ class Filling:
         workers = self._handing.workers if self._handing else 0
         return f"copying documents, encoded by {workers} worker{'s'[: workers > 1]}" if workers else ""
 
-    def _pages(self, copier: Copier, shard: int, after: int, upto: int) -> Flow[list[Held]]:
-        """The next documents of a shard."""
-        left_out, moves = copier.left_out, copier.moves
-        return page(copier.source, self.engine.dialect, shard, after, upto, self.options.page, left_out, moves)
-
-    def _places(self, copier: Copier, shard: int, after: int, upto: int) -> Flow[list[Held]]:
-        """The same without their contents, for whom these are read when they are needed."""
-        return scan(copier.source, self.engine.dialect, shard, after, upto, self.options.page, copier.moves)
-
-    def _shard(
-        self, copier: Copier, shard: int, head: feed.Head, work: Work, read: Read | None = None
-    ) -> Iterator[int]:
+    def _shard(self, copier: Copier, shard: int, head: feed.Head, work: Work) -> Iterator[int]:
         """Copy one shard, a page at a time: others are read while one is written; workers encode several at once."""
         writing: deque[Writing] = deque()
         after = self._cursor.after(shard, head)
+        stored = copier.source
         while after < head.checkpoint:
-            found = self._ask(partial(read or self._pages, copier, shard, after, head.checkpoint))
+            found: list[Held] = self._ask(
+                partial(
+                    page, stored, self.engine.dialect, shard, after, head.checkpoint,
+                    self.options.page, copier.left_out, copier.moves,
+                )
+            )  # fmt: skip
             helped = bool(self._handing and self._handing.workers)
             while len(writing) >= (max(1, self.options.ahead // self.options.page) if helped else _QUEUED):
-                self._note(*writing.popleft(), shard, head, not read)
+                self._note(*writing.popleft(), shard, head)
             if helped and writing:
                 writing[-1][0].result()
             after = found[-1].seq_no if found else head.checkpoint
@@ -138,17 +130,14 @@ class Filling:
             writing.append((self.pool.submit(work, found), after))
             yield len(found)
         while writing:
-            self._note(*writing.popleft(), shard, head, not read)
+            self._note(*writing.popleft(), shard, head)
 
-    def _note(
-        self, writing: Future[Copied | Compared | Handed], reached: int, shard: int, head: feed.Head, kept: bool
-    ) -> None:
-        """Wait for a page to be written, and note how far that is, in the cluster too where that is to be `kept`."""
+    def _note(self, writing: Future[Copied | Compared | Handed], reached: int, shard: int, head: feed.Head) -> None:
+        """Wait for a page to be written, and note how far that is."""
         done = writing.result()
         self.report += self._handed(done) if isinstance(done, Handed) else done
         self._cursor = self._cursor.moved(shard, head, reached)
-        if kept:
-            self.lock.save(cursors=checkpoints(self._cursor.shards))
+        self.lock.save(cursors=checkpoints(self._cursor.shards))
 
     def _handed(self, page: Handed) -> Copied:
         """Wait for workers; what they leave is done where all else is."""

@@ -15,8 +15,8 @@ from .. import feed
 from ..log import EventLog
 from . import cutover
 from .compare import Compared, Comparer
-from .copying import Copier
 from .filling import FEW, Filling, checkpoints
+from .reading import Held
 from .report import Step
 
 log = logging.getLogger(__name__)
@@ -76,18 +76,18 @@ class Swapping(Filling):
         """Whether writes must be refused during the swap: of others, no log tells what they did last."""
         return (self.others or self.events is None) if self.options.block is None else self.options.block
 
-    def _swap(self, copier: Copier, comparer: Comparer) -> None:
+    def _swap(self, comparer: Comparer) -> None:
         source, target = comparer.source.index, comparer.target.index
         self.lock.save(step="swap", cursors=checkpoints(self._cursor.shards))
         if not self._blocks():
             self._move(source, target, self._heads(target))
             return
         for _ in range(_CUTS):
-            self._catch_up(copier, comparer)
+            self._catch_up(comparer)
             began = time.monotonic()
             try:
                 self._ask(partial(cutover.cut_off, self.lock.by(source), source, self.engine.dialect))
-                moved = self._cut(copier, comparer, began)
+                moved = self._cut(comparer, began)
             except BaseException:
                 self._release(source)
                 raise
@@ -102,13 +102,13 @@ class Swapping(Filling):
             hint="try it at a quieter time, or allow a longer stall with --stall",
         )
 
-    def _catch_up(self, copier: Copier, comparer: Comparer) -> None:
+    def _catch_up(self, comparer: Comparer) -> None:
         """What little is left is encoded before writes are refused, until that takes a fraction of the time allowed, or
         does not become less any more."""
         before = 0
         for _ in range(_ROUNDS):
             began = time.monotonic()
-            count = self._mended(copier, comparer)
+            count = self._mended(comparer)
             # A refresh makes the graphs of vectors, too.
             self._ask(partial(feed.refresh, comparer.target.index))
             if count <= FEW and not (time.monotonic() - began) * _QUICK > self.options.stall:
@@ -117,9 +117,9 @@ class Swapping(Filling):
                 return
             before = count
 
-    def _cut(self, copier: Copier, comparer: Comparer, began: float) -> bool:
+    def _cut(self, comparer: Comparer, began: float) -> bool:
         """The last changes, with writes refused; whether it was done in time."""
-        self._mended(copier, comparer)
+        self._mended(comparer)
         counted = self.pool.submit(self._count, comparer.source.index)  # while the target's graphs are made
         heads = self._heads(comparer.target.index)
         if counted.result() != self._count(comparer.target.index):
@@ -132,9 +132,25 @@ class Swapping(Filling):
         self._move(comparer.source.index, comparer.target.index, heads)
         return True
 
-    def _mended(self, copier: Copier, comparer: Comparer) -> int:
+    def _mended(self, comparer: Comparer) -> int:
         """What has changed since is made the same, lower versions too: nothing is compared after this."""
-        count = self._round(copier, comparer.follow, "swap", self._places)
+        heads, waiting, count = self._heads(comparer.source.index), list[Held](), 0
+        behind, page = self._cursor.behind(heads), self.options.page
+        for shard, head in heads.items():
+            after = self._cursor.after(shard, head)
+            while after < head.checkpoint:
+                found: list[Held] = self._ask(partial(comparer.places, shard, after, head.checkpoint))
+                after, count = found[-1].seq_no if found else head.checkpoint, count + len(found)
+                self.others = self.others or any(not one.ours for one in found)
+                waiting += found
+                while len(waiting) > page:
+                    self.report += comparer.follow(waiting[:page])
+                    del waiting[:page]
+                self.tell(Step("swap", count, max(count, sum(behind.values()))))
+        # All shards' last ones together: fewer requests while writers wait.
+        self.report += comparer.follow(waiting) if waiting else Compared()
+        for shard in [shard for shard, more in behind.items() if more]:
+            self._cursor = self._cursor.moved(shard, heads[shard], heads[shard].checkpoint)
         self._refuse(self.report.compared.refused)
         self.report += comparer.follow_deletes(self._cursor.shards)
         return count

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from knnex.ingest.reindex import Coordinator, cutover, fencing, reading
-from knnex.ingest.reindex.copying import Copier
+from knnex.ingest.reindex.compare import Comparer
 
 from .reindexing import FROZEN, TO_AND_FRO, Reindex
 from .shard import Shard
@@ -85,8 +85,8 @@ def not_fenced(patch: pytest.MonkeyPatch) -> Scenario:
 def later_is_higher(patch: pytest.MonkeyPatch) -> Scenario:
     """What others made again is taken for older than what was copied before the alias moved, and left at that."""
 
-    def copied(self: Coordinator, copier: Copier, _: Any) -> int:
-        return self._round(copier, partial(copier.copy, looking=True), "swap")
+    def copied(self: Coordinator, comparer: Comparer) -> int:
+        return self._round(comparer.copier, partial(comparer.copier.copy, looking=True), "swap")
 
     patch.setattr(Coordinator, "_mended", copied)
     patch.setattr(reading, "_MOVES", 0)
