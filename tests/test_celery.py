@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import orjson
+import psutil
 import pytest
 import typer
 from celery import Celery
@@ -97,9 +98,12 @@ def test_celerys_own_command_runs_a_worker_that_finishes_its_batch_when_told_to_
     with running(engine_url, log, tmp_path, command=command, BATCH=1, DEVICE="cpu") as worker:
         worker.until(lambda: log.counts(spec.index).get("written", 0) > 0)
         worker.until(lambda: lives(Settings(cache_dir=tmp_path)))
+        loaded = any("libtorch" in one.path for one in psutil.Process(worker.process.pid).memory_maps())
         assert worker.end(signal.SIGTERM) == 0
         said = worker.output.read_text()
     assert "Traceback" not in said
+    # No index here needs a model; who is forked later has the libraries all the same.
+    assert loaded == (pool == "prefork")
     left, written = log.backlog(spec.index), log.counts(spec.index)["written"]
     assert (left.pending, left.undelivered) == (0, 5000 - written)
     assert written < 5000
