@@ -151,10 +151,10 @@ class _Drain(Books):
         reason = self.log.paused(index)
         if stays(reason) or (reason and self._open(index) is None):
             return False
-        lanes = [lane for lane in (only or self.lanes) if not self.log.paused(index, lane)]
+        lanes = [lane for lane in (self.lanes if only is None else only) if not self.log.paused(index, lane)]
         taken = self._take(index, lanes)
         if not taken:
-            if not only:
+            if only is None:
                 self.drained(index)
             return False
         self.add(DrainReport(taken=len(taken)))
