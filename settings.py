@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     batch: int = Field(default=512, ge=1, le=10_000)
     # Seconds after which the events of a silent worker are given to another.
     lease: float = Field(default=15.0, gt=0)
-    # Seconds a model may take for one batch, after which the worker ends itself: it hangs.
+    # Seconds a model may take for one answer, after which the worker ends itself: it hangs.
     deadline: float = Field(default=300.0, gt=0)
     # Events of an index that may wait in the log, beyond which producers are told to come back later.
     max_waiting: int = Field(default=1_000_000, ge=1)

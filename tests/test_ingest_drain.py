@@ -120,7 +120,7 @@ def test_what_is_urgent_goes_in_while_a_backfill_is_encoded(
     targets = cast(Targets, SimpleNamespace(engine=engine, get=lambda _: target))
     log.append([Event(index_name, str(n), "upsert", {"id": n, "title": f"{n}"}) for n in range(400)], "backfill")
     with caplog.at_level("INFO", "knnex.workers"):
-        done = drain(log, targets, consumer="a", batch=512, seconds=60, look=0.0)
+        done = drain(log, targets, consumer="a", batch=2048, seconds=60, look=0.0)
     wrote = [vars(one) for one in caplog.records if vars(one).get("action") == "bulk_written"]
     # Of the backfill, two are older than what came meanwhile.
     assert [(one["wrote"], one["deleted"], one["stale"]) for one in wrote] == [(2, 1, 0), (398, 0, 2)]
@@ -130,6 +130,29 @@ def test_what_is_urgent_goes_in_while_a_backfill_is_encoded(
     assert (there["7"]["title"], there["x"]["title"]) == ("new 7", "new x")
     assert "8" not in there
     assert log.backlog(index_name).total == 0
+
+
+@one_engine
+@pytest.mark.parametrize(("seconds", "sizes"), [(1e9, [64, 256, 256, 100]), (0.0, [64] * 6 + [32])])
+def test_a_backfill_is_taken_in_batches_that_the_model_does_in_some_seconds(
+    engine: Engine,
+    index_name: str,
+    log: RedisLog,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+    sizes: list[int],
+) -> None:
+    monkeypatch.setattr(sys.modules["knnex.workers.drain"], "BATCH_SECONDS", seconds)
+    stored, _ = engine.run(create(plain(index_name), engine.dialect, {"v": Resolved(4, "f")}))
+    target = Target(index_name, stored, {"v": Interrupted(lambda: None)})
+    targets = cast(Targets, SimpleNamespace(engine=engine, get=lambda _: target))
+    wanted = [Event(index_name, str(n), "upsert", {"id": n, "title": f"{n}"}) for n in range(sum(sizes))]
+    log.append(wanted, "backfill")
+    with caplog.at_level("INFO", "knnex.workers"):
+        drain(log, targets, consumer="a", batch=256, seconds=60)
+    wrote = [vars(one)["wrote"] for one in caplog.records if vars(one).get("action") == "bulk_written"]
+    assert wrote == sizes
 
 
 class Dies(BaseException):

@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 
 # Seconds to wait for a suspect where there is nothing else to do.
 SUSPECT_WAIT = 0.2
+# Of what is not urgent, first a fourth of a batch is taken, and then what the model does in so many seconds, for which
+# a worker that is told to stop may have to wait; but not so little that it would cost.
+BATCH_SECONDS, SHARE, LEAST = 8.0, 4, 64
 # While a backfill is encoded, seconds until it is looked again for what is urgent.
 LOOK = 0.2
 
@@ -120,6 +123,8 @@ class _Drain(Books):
         self.lease_of = lease_of or (lambda _: lease)
         # When it is looked for again, and for how long it was served, in seconds.
         self.look_at = self.away = 0.0
+        # By index, how many are taken next of what is not urgent.
+        self.counts: dict[str, int] = {}
         self.writing: Future[None] | None = None
         self.suspects = Suspects(
             log, targets.engine, self, heartbeat, quarantine, deadline=deadline, stop=stop, patience=patience
@@ -175,10 +180,12 @@ class _Drain(Books):
     def _take(self, index: str, lanes: Sequence[Lane]) -> list[Delivered]:
         """What is urgent, and else one of the other lanes: what is urgent would wait for all that came with it."""
         urgent, lease = [lane for lane in lanes if lane in URGENT], self.lease_of(index)
-        for some in (urgent, *((lane,) for lane in lanes if lane not in URGENT)):
-            if some and (taken := self.log.take(index, self.consumer, self.batch, lease, some)):
-                return taken
-        return []
+        taken = self.log.take(index, self.consumer, self.batch, lease, urgent) if urgent else []
+        count = min(self.batch, self.counts.get(index, max(LEAST, self.batch // SHARE)))
+        for lane in lanes:
+            if lane not in URGENT and not taken:
+                taken = self.log.take(index, self.consumer, count, lease, (lane,))
+        return taken
 
     def _open(self, index: str) -> Target | None:
         try:
@@ -215,6 +222,8 @@ class _Drain(Books):
             self.put_off(target, taken, error)
             return
         encoding = time.monotonic() - started - (self.away - away)
+        if between:
+            self.counts[target.alias] = max(LEAST, int(len(taken) / max(encoding, 0.001) * BATCH_SECONDS))
         self.finish_writing()
         self.writing = self.writer.submit(self._write, target, taken, write, encoding, span)
 
