@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from ..query import Query, plan, search
 from ..query.answers import answered
 from ..query.vectors import Encode
 
-T = TypeVar("T")
 Matrix = np.ndarray[Any, Any]
 
 

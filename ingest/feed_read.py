@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import orjson
 
@@ -22,7 +21,6 @@ from .log import Buried, EventLog
 from .patience import Patience, patiently
 from .prepare import Target
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # Documents read at once.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from ..engines import Engine, Flow
 from ..mappings import PROVENANCE, Spec
@@ -18,8 +18,6 @@ from .events import Event, Op
 from .patience import Patience, patiently
 from .prepare import Casualty, Target
 from .verify import documents, relations
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)

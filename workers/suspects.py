@@ -130,7 +130,8 @@ class Suspects:
             self._keep(suspects[:room])
 
     def step(self, wait: float = 0.0) -> None:
-        """Try suspects for some two seconds, or until one takes longer; then wait for it `wait` seconds at most."""
+        """Try suspects for some two seconds, or until one takes longer; then wait for it `wait` seconds at most. Raises
+        LogUnavailable."""
         until = time.monotonic() + SLICE
         while self._target and self._left and time.monotonic() < until and not self._stop.is_set():
             if not self._go_on(self._target, self._left[0], wait):

@@ -94,9 +94,9 @@ class Comparer:
                 done += Compared(extra=gone, others=gone)
         return done
 
-    def places(self, shard: int, after: int, upto: int) -> Flow[list[Held]]:
-        """The documents of a shard of the source whose last change lies in (after, upto], without their contents."""
-        return scan(self.source, self.dialect, shard, after, upto, _SCAN, self.moves)
+    def changed(self, heads: Heads, since: Callable[[int, Head], int]) -> Iterator[list[Held]]:
+        """The documents of the source that were changed last after the place that `since` tells of their shard."""
+        return self._pages(self.source, heads, since)
 
     def follow(self, found: Sequence[Held]) -> Compared:
         """What has changed since all was compared is made the same."""
@@ -157,9 +157,11 @@ class Comparer:
         found: dict[Place, Held] = self.ask(lambda: versions(where, places))
         return found
 
-    def _pages(self, where: Stored, heads: Heads) -> Iterator[list[Held]]:
+    def _pages(
+        self, where: Stored, heads: Heads, since: Callable[[int, Head], int] = lambda _, __: -1
+    ) -> Iterator[list[Held]]:
         for shard, head in heads.items():
-            after = -1
+            after = since(shard, head)
             while after < head.checkpoint:
                 found = self._scan(where, shard, after, head.checkpoint)
                 if not found:

@@ -136,19 +136,18 @@ class Swapping(Filling):
         """What has changed since is made the same, lower versions too: nothing is compared after this."""
         heads, waiting, count = self._heads(comparer.source.index), list[Held](), 0
         behind, page = self._cursor.behind(heads), self.options.page
-        for shard, head in heads.items():
-            after = self._cursor.after(shard, head)
-            while after < head.checkpoint:
-                found: list[Held] = self._ask(partial(comparer.places, shard, after, head.checkpoint))
-                after, count = found[-1].seq_no if found else head.checkpoint, count + len(found)
-                self.others = self.others or any(not one.ours for one in found)
-                waiting += found
-                while len(waiting) > page:
-                    self.report += comparer.follow(waiting[:page])
-                    del waiting[:page]
-                self.tell(Step("swap", count, max(count, sum(behind.values()))))
+        total = sum(behind.values())
+        for found in comparer.changed(heads, self._cursor.after):
+            count += len(found)
+            self.others = self.others or any(not one.ours for one in found)
+            waiting += found
+            while len(waiting) > page:
+                self.report += comparer.follow(waiting[:page])
+                del waiting[:page]
+            self.tell(Step("swap", count, max(count, total)))
         # All shards' last ones together: fewer requests while writers wait.
-        self.report += comparer.follow(waiting) if waiting else Compared()
+        if waiting:
+            self.report += comparer.follow(waiting)
         for shard in [shard for shard, more in behind.items() if more]:
             self._cursor = self._cursor.moved(shard, heads[shard], heads[shard].checkpoint)
         self._refuse(self.report.compared.refused)
