@@ -65,6 +65,11 @@ class Comparer:
         # What the source held when it was last compared, and since; None where that is too much to be kept.
         self._known: Known | None = None
 
+    @property
+    def follows(self) -> bool:
+        """Whether what was deleted since all was compared can be found."""
+        return self._known is not None
+
     def compare(self, source: Heads, target: Heads, tell: Callable[[int], object] = lambda _: None) -> Compared:
         """All documents of both, which must have been refreshed since they stood at these heads; mends what differs.
 
@@ -96,20 +101,19 @@ class Comparer:
 
     def changed(self, heads: Heads, since: Callable[[int, Head], int]) -> Iterator[list[Held]]:
         """The documents of the source that were changed last after the place that `since` tells of their shard."""
-        return self._pages(self.source, heads, since)
+        for found in self._pages(self.source, heads, since):
+            if self._known:
+                self._known.note(found)
+            yield found
 
-    def follow(self, found: Sequence[Held]) -> Compared:
-        """What has changed since all was compared is made the same."""
-        if self._known:
-            self._known.note(found)
-        return self.mend([one.place for one in found])
-
-    def follow_deletes(self, shards: Iterable[int]) -> Compared:
-        """What was deleted since all was compared, as the source is since it was refreshed, is deleted there too."""
+    def suspects(self, shards: Iterable[int]) -> list[Place]:
+        """Documents among which are all that were deleted since all was compared and before the source was refreshed,
+        if what was changed by then has been read."""
         known = self._known
-        if known is None:
-            return Compared()
-        suspects = self.ask(lambda: known.suspects(self.source.index, self.dialect, shards))
+        return self.ask(lambda: known.suspects(self.source.index, self.dialect, shards)) if known else []
+
+    def remove(self, suspects: Sequence[Place]) -> Compared:
+        """Those of them that are gone are deleted in the target too."""
         gone = sum(self._remove(suspects[start : start + _CLOSE]) for start in range(0, len(suspects), _CLOSE))
         return Compared(extra=gone, others=gone)
 

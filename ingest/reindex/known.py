@@ -7,56 +7,88 @@ none of them has been seen at a later place, one is gone.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from threading import RLock
+from typing import Any
 
 from ...engines import Dialect, Flow, Request, path_of
 from ..feed import Head, on_shard
 from .reading import Held, Place
 
-# In so many spans the history of a shard is counted; an engine refuses more than 65,536 in an answer.
+# In so many spans the history of a shard is counted.
 _SPANS = 5_000
-# Of a place in memory, the bits for the number of the span.
+# Of a place in memory, the bits for the number in the shard's history.
 _BITS = 48
+# So many places are looked at one by one at a time: an engine takes no more than 65,536 terms, nor counts in an answer.
+_CLOSELY = 50_000
 
 
 class Known:
-    """The documents of an index by the span of history in which each was changed last; some 200 bytes a document."""
+    """Where in the history of its shard each document of an index was changed last; some 250 bytes a document."""
 
     def __init__(self, heads: Iterable[Head]) -> None:
         self.width = 1 + max((head.checkpoint for head in heads), default=0) // _SPANS
-        self._spans: dict[Place, int] = {}
-        self._counts: Counter[int] = Counter()
+        self._at: dict[Place, int] = {}
+        self._spans: defaultdict[int, set[Place]] = defaultdict(set)
         # Documents of which only that they are there is known.
         self._unplaced: set[Place] = set()
+        # What is mended and what is counted are read side by side.
+        self._lock = RLock()
 
     def note(self, found: Iterable[Held]) -> None:
         """These documents were seen where they say."""
-        for one in found:
-            self.forget([one.place])
-            span = self._spans[one.place] = one.shard << _BITS | one.seq_no // self.width
-            self._counts[span] += 1
+        with self._lock:
+            for one in found:
+                self.forget([one.place])
+                at = self._at[one.place] = one.shard << _BITS | one.seq_no
+                self._spans[self._span(at)].add(one.place)
 
     def forget(self, places: Iterable[Place]) -> None:
         """These are gone, and that is known."""
-        for place in places:
-            self._unplaced.discard(place)
-            if (span := self._spans.pop(place, None)) is not None:
-                self._counts[span] -= 1
+        with self._lock:
+            for place in places:
+                self._unplaced.discard(place)
+                if (at := self._at.pop(place, None)) is not None:
+                    self._spans[self._span(at)].discard(place)
 
     def watch(self, places: Iterable[Place]) -> None:
         """These are there, but changed while all was read, and were not seen."""
-        self._unplaced.update(place for place in places if place not in self._spans)
+        with self._lock:
+            self._unplaced.update(place for place in places if place not in self._at)
 
     def suspects(self, index: str, dialect: Dialect, shards: Iterable[int]) -> Flow[list[Place]]:
-        """Documents among which are all that were deleted, and few others; the index must have been refreshed."""
-        left: dict[int, int] = {}
+        """Documents among which are all that were deleted, and few others; the index must have been refreshed.
+
+        First each span is counted, then each place of those in which there is less than there was.
+        """
+        with self._lock:
+            found = list(self._unplaced)
         for shard in shards:
-            counting = {"histogram": {"field": "_seq_no", "interval": self.width, "min_doc_count": 1}}
-            body = {"size": 0, "track_total_hits": False, "aggs": {"spans": counting}}
-            response = yield Request("POST", path_of(index, "_search"), on_shard(dialect, shard), body)
-            for one in response.body["aggregations"]["spans"]["buckets"]:
-                left[shard << _BITS | int(one["key"]) // self.width] = int(one["doc_count"])
-        fewer = {span for span, count in self._counts.items() if left.get(span, 0) < count}
-        among = (place for place, span in self._spans.items() if span in fewer) if fewer else ()
-        return [*self._unplaced, *among]
+            above, params = shard << _BITS, on_shard(dialect, shard)
+            left = yield from _counted(index, params, self.width)
+            with self._lock:
+                held = {key - above: len(places) for key, places in self._spans.items() if key >> _BITS == shard}
+                fewer = [span for span, count in held.items() if left.get(span, 0) < count]
+                among = {self._at[place] - above: place for span in fewer for place in self._spans[above | span]}
+            doubtful = sorted(among)
+            for start in range(0, len(doubtful), _CLOSELY):
+                part = doubtful[start : start + _CLOSELY]
+                there = yield from _counted(index, params, 1, {"terms": {"_seq_no": part}})
+                found += [among[at] for at in part if at not in there]
+        return found
+
+    def _span(self, at: int) -> int:
+        shard, number = divmod(at, 1 << _BITS)
+        return shard << _BITS | number // self.width
+
+
+def _counted(
+    index: str, params: Mapping[str, str], width: int, within: Mapping[str, Any] | None = None
+) -> Flow[dict[int, int]]:
+    """How many documents were changed last in each span of the history of a shard, by its number."""
+    counting = {"histogram": {"field": "_seq_no", "interval": width, "min_doc_count": 1}}
+    body = {"size": 0, "track_total_hits": False, "aggs": {"spans": counting}} | ({"query": within} if within else {})
+    response = yield Request("POST", path_of(index, "_search"), params, body)
+    buckets = response.body["aggregations"]["spans"]["buckets"]
+    return {int(one["key"]) // width: int(one["doc_count"]) for one in buckets}

@@ -16,15 +16,15 @@ from ..log import EventLog
 from . import cutover
 from .compare import Compared, Comparer
 from .filling import FEW, Filling, checkpoints
-from .reading import Held
+from .reading import Place
 from .report import Step
 
 log = logging.getLogger(__name__)
 
 _COMPARISONS, _CUTS = 10, 8
 # Catching up before writes are refused: so often at most, until it takes this part of the time that they may be, or
-# is no less than this part of what it was.
-_ROUNDS, _QUICK, _LESS = 20, 10, 0.8
+# is so often no less than this part of the least it was.
+_ROUNDS, _QUICK, _STUCK, _LESS = 20, 10, 2, 0.8
 
 
 class Swapping(Filling):
@@ -36,8 +36,8 @@ class Swapping(Filling):
         self.lock.save(step="compare")
         for number in range(_COMPARISONS):
             compared = self._difference(comparer)
-            # Others go on writing; what they do last is caught up with while they are refused.
-            if not compared.differences or (number and self._blocks()):
+            # Others go on writing: what they did since is caught up with, and what they do last while they are refused.
+            if not compared.differences or (self._blocks() and (number or comparer.follows)):
                 return
         if not self._blocks():
             raise ReindexStopped(
@@ -56,6 +56,8 @@ class Swapping(Filling):
         self.report += compared
         self.others = self.others or compared.others > 0
         self._refuse(compared.refused)
+        for shard, head in heads[comparer.source.index].items():
+            self._cursor = self._cursor.moved(shard, head, head.checkpoint)
         return compared
 
     def _heads(self, index: str) -> dict[int, feed.Head]:
@@ -105,17 +107,20 @@ class Swapping(Filling):
     def _catch_up(self, comparer: Comparer) -> None:
         """What little is left is encoded before writes are refused, until that takes a fraction of the time allowed, or
         does not become less any more."""
-        before = 0
+        least, stuck = float("inf"), 0
         for _ in range(_ROUNDS):
             began = time.monotonic()
             count = self._mended(comparer)
             # A refresh makes the graphs of vectors, too.
             self._ask(partial(feed.refresh, comparer.target.index))
-            if count <= FEW and not (time.monotonic() - began) * _QUICK > self.options.stall:
-                return
-            if before and count > before * _LESS:
-                return
-            before = count
+            if not count or (count <= FEW and (time.monotonic() - began) * _QUICK <= self.options.stall):
+                break
+            stuck += count > least * _LESS
+            if stuck == _STUCK:
+                break
+            least = min(count, least)
+        # Once more what is quick: there is the less to be done while writes are refused.
+        self._mended(comparer, deletes=False)
 
     def _cut(self, comparer: Comparer, began: float) -> bool:
         """The last changes, with writes refused; whether it was done in time."""
@@ -132,26 +137,30 @@ class Swapping(Filling):
         self._move(comparer.source.index, comparer.target.index, heads)
         return True
 
-    def _mended(self, comparer: Comparer) -> int:
-        """What has changed since is made the same, lower versions too: nothing is compared after this."""
-        heads, waiting, count = self._heads(comparer.source.index), list[Held](), 0
+    def _mended(self, comparer: Comparer, *, deletes: bool = True) -> int:
+        """What has changed since is made the same, lower versions too: nothing is compared after this, and without
+        `deletes` those are left to the next time; how many there were."""
+        heads, waiting, count = self._heads(comparer.source.index), list[Place](), 0
         behind, page = self._cursor.behind(heads), self.options.page
         total = sum(behind.values())
         for found in comparer.changed(heads, self._cursor.after):
             count += len(found)
             self.others = self.others or any(not one.ours for one in found)
-            waiting += found
+            waiting += [one.place for one in found]
             while len(waiting) > page:
-                self.report += comparer.follow(waiting[:page])
+                self.report += comparer.mend(waiting[:page])
                 del waiting[:page]
             self.tell(Step("swap", count, max(count, total)))
-        # All shards' last ones together: fewer requests while writers wait.
-        if waiting:
-            self.report += comparer.follow(waiting)
+        # All shards' last ones together, and what is gone is looked for meanwhile: writers may be waiting.
+        mending = self.pool.submit(comparer.mend, waiting)
+        try:
+            suspects = comparer.suspects(heads) if deletes else []
+        finally:
+            self.report += mending.result()
         for shard in [shard for shard, more in behind.items() if more]:
             self._cursor = self._cursor.moved(shard, heads[shard], heads[shard].checkpoint)
         self._refuse(self.report.compared.refused)
-        self.report += comparer.follow_deletes(self._cursor.shards)
+        self.report += comparer.remove(suspects)
         return count
 
     def _count(self, index: str) -> int:

@@ -85,7 +85,7 @@ def not_fenced(patch: pytest.MonkeyPatch) -> Scenario:
 def later_is_higher(patch: pytest.MonkeyPatch) -> Scenario:
     """What others made again is taken for older than what was copied before the alias moved, and left at that."""
 
-    def copied(self: Coordinator, comparer: Comparer) -> int:
+    def copied(self: Coordinator, comparer: Comparer, **_: bool) -> int:
         return self._round(comparer.copier, partial(comparer.copier.copy, looking=True), "swap")
 
     patch.setattr(Coordinator, "_mended", copied)

@@ -245,7 +245,9 @@ class MemoryEngine:
         shard = self.one(name)
         if "aggs" in request.body:
             width = request.body["aggs"]["spans"]["histogram"]["interval"]
-            counts = Counter(held["seq_no"] // width * width for held in shard.searchable.values())
+            places = [held["seq_no"] for held in shard.searchable.values()]
+            among = request.body["query"]["terms"]["_seq_no"] if "query" in request.body else places
+            counts = Counter(at // width * width for at in places if at in among)
             buckets = [{"key": float(key), "doc_count": count} for key, count in sorted(counts.items())]
             return {"aggregations": {"spans": {"buckets": buckets}}}
         asked = request.body["query"]["bool"]
