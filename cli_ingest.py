@@ -38,6 +38,9 @@ def ingest(
     from_start: Annotated[
         bool, typer.Option("--from-start", help="Send all again of files that an earlier run was killed in.")
     ] = False,
+    unchanged: Annotated[
+        bool, typer.Option("--unchanged", help="Send documents too that the index holds already as they are.")
+    ] = False,
     live: Annotated[bool, typer.Option("--live", help="Go before backfills, as single events do.")] = False,
     inline: Inline = False,
     as_json: Json = False,
@@ -55,7 +58,15 @@ def ingest(
         if not (inline or from_start):
             _tell_continued(cluster, index, documents, op, lane)
         with screens.progress(f"ingest {index}") as show:
-            done = target.ingest(documents, inline=inline, op=op, lane=lane, resume=not from_start, progress=show)
+            done = target.ingest(
+                documents,
+                inline=inline,
+                op=op,
+                lane=lane,
+                resume=not from_start,
+                unchanged=unchanged or from_start,
+                progress=show,
+            )
     _finish(done, as_json)
 
 

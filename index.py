@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .asking import Asking, AsyncAsking
 from .engines import AsyncEngine, Engine, Flow, Request, path_of
-from .ingest import EventLog, Lane, Op, Progress, Report, Target, ingest, ingest_inline, make_target
+from .ingest import EventLog, Lane, Op, Progress, Report, Target, Unchanged, ingest, ingest_inline, make_target
 from .ingest.audit import AuditReport, audit
 from .ingest.threads import Bridge, in_thread
 from .mappings import Spec, Stored
@@ -57,20 +57,31 @@ class Index(Asking):
         op: Op = "upsert",
         lane: Lane = "backfill",
         resume: bool = True,
+        unchanged: bool = False,
         progress: OnProgress | None = None,
     ) -> Report:
         """Send documents (dicts, or `read_files`) through the log to the workers and wait until they are in the index.
 
         Live events go before those of the lane `backfill`. Files of which an earlier run was killed are read on where
-        it stopped, unless `resume` is False. With op `update` documents hold the fields to change, with `delete` ids.
-        `inline=True` encodes and writes in this process, without log and workers, and cannot be continued. A document
-        that cannot go in stops no other; the report names it and says why.
+        it stopped, unless `resume` is False. Of a backfill, what the index holds already as it is, with vectors of the
+        present model, is not sent, unless `unchanged` is True. With op `update` documents hold the fields to change,
+        with `delete` ids. `inline=True` encodes and writes in this process, without log and workers, and cannot be
+        continued. A document that cannot go in stops no other; the report names it and says why.
 
         Raises LogUnavailable, IngestIncomplete, EngineError.
         """
         log = None if inline else self._cluster.log
         return _send(
-            self.name, self._cluster.engine, self.stored, log, documents, op, lane, resume=resume, progress=progress
+            self.name,
+            self._cluster.engine,
+            self.stored,
+            log,
+            documents,
+            op,
+            lane,
+            resume=resume,
+            unchanged=unchanged,
+            progress=progress,
         )
 
     def upsert(self, *documents: Document, inline: bool = False) -> Report:
@@ -134,6 +145,7 @@ class AsyncIndex(AsyncAsking):
         op: Op = "upsert",
         lane: Lane = "backfill",
         resume: bool = True,
+        unchanged: bool = False,
         progress: OnProgress | None = None,
     ) -> Report:
         """`Index.ingest` of an iterable, which is then drawn from in a thread, or of an async one.
@@ -151,7 +163,17 @@ class AsyncIndex(AsyncAsking):
         def work(bridge: Bridge) -> Report:
             through, given = bridge.engine(engine), bridge.documents(documents)
             return _send(
-                self.name, through, stored, log, given, op, lane, resume=resume, progress=show, sleep=bridge.sleep
+                self.name,
+                through,
+                stored,
+                log,
+                given,
+                op,
+                lane,
+                resume=resume,
+                unchanged=unchanged,
+                progress=show,
+                sleep=bridge.sleep,
             )
 
         return await in_thread(work)
@@ -183,6 +205,7 @@ def _send(
     lane: Lane,
     *,
     resume: bool = True,
+    unchanged: bool = False,
     progress: OnProgress | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Report:
@@ -190,7 +213,11 @@ def _send(
     check_own_writes(stored)
     if log is None:
         return ingest_inline(engine, make_target(name, stored), documents, progress, op=op, sleep=sleep)
-    return ingest(engine, stored.spec, documents, log, progress, op=op, lane=lane, resume=resume, sleep=sleep)
+    look = op == "upsert" and lane == "backfill" and not unchanged
+    changed = Unchanged(engine, stored, log).changed if look else None
+    return ingest(
+        engine, stored.spec, documents, log, progress, op=op, lane=lane, resume=resume, changed=changed, sleep=sleep
+    )
 
 
 def _count(index: str) -> Flow[int]:

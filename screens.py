@@ -108,6 +108,8 @@ def report(done: Report) -> None:
     )
     if done.skipped:
         out.print(f"{done.skipped:,} of them were sent by an earlier run")
+    if done.unchanged:
+        out.print(f"{done.unchanged:,} of them were not sent, as the index held them unchanged")
     _named("refused", done.refused_count, done.refused)
     _named("buried", done.buried_count, done.buried)
     _named("in the index without a vector", done.without_vector_count, done.without_vector)

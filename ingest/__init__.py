@@ -17,6 +17,7 @@ from .report import Progress, Report
 from .resume import half_read
 from .sources import Files, read_files
 from .target import make_target
+from .unchanged import Unchanged
 
 __all__ = [
     "LANES",
@@ -40,6 +41,7 @@ __all__ = [
     "Refused",
     "Report",
     "Target",
+    "Unchanged",
     "accept",
     "apply_events",
     "delete",

@@ -121,6 +121,15 @@ def load(data: bytes, position: str | None = None) -> Event:
         raise InputError(f"event {position} is damaged: {type(error).__name__} {error}") from None
 
 
+def id_in(data: bytes) -> str:
+    """The id of the document that an event of `dump` is about, empty where it cannot be read."""
+    try:
+        found = orjson.loads(data)["id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return ""
+    return found if isinstance(found, str) else ""
+
+
 def _unlike(body: Mapping[str, Any]) -> str:
     """What of an entry is not as `accept` makes it: who else writes into the log may spoil a whole bulk."""
     id_, version, document = body["id"], body.get("version"), body["document"]

@@ -43,6 +43,7 @@ def ingest(
     op: Op = "upsert",
     lane: Lane = "backfill",
     resume: bool = True,
+    changed: Callable[[Sequence[Event]], Sequence[Event]] | None = None,
     patience: float = 15.0,
     most_waiting: int = MOST_WAITING,
     sleep: Callable[[float], object] = time.sleep,
@@ -54,9 +55,10 @@ def ingest(
     whatever lane is said. `ring` wakes a worker; it may fail, workers also look by themselves.
 
     Files of which an earlier run was killed are read on where it stopped, unless `resume` is False; what it sent is
-    checked too. At most `most_waiting` events, or 256 MB, wait in the lane before the reading pauses, and at most
-    KNNEX_MAX_WAITING of the whole index. Memory stays bounded. A log or an engine that is started again meanwhile is
-    waited for, four times `patience` at most; `sleep` may raise, to break off.
+    checked too. What `changed` leaves out of a window is taken to be in the index. At most `most_waiting` events, or
+    256 MB, wait in the lane before the reading pauses, and at most KNNEX_MAX_WAITING of the whole index. Memory stays
+    bounded. A log or an engine that is started again meanwhile is waited for, four times `patience` at most; `sleep`
+    may raise, to break off.
 
     Raises LogUnavailable, EngineError, and IngestIncomplete when for `patience` seconds nothing moves and no worker
     lives (what was accepted then stays in the log, and goes in when one runs), or when documents are not in the index
@@ -65,7 +67,8 @@ def ingest(
     log.check()
     tally = Tally(engine, spec, progress, length_of(documents))
     waiting = Waiting(log, spec.index, tally, patience, "updates" if op == "update" else lane, sleep)
-    run = _Run(log, tally, waiting, op, most_waiting, ring, Marks(log, spec.index, op, waiting.lane, resume))
+    marks = Marks(log, spec.index, op, waiting.lane, resume)
+    run = _Run(log, tally, waiting, op, most_waiting, ring, marks, changed or (lambda events: events))
     if op == "delete" and not isinstance(documents, Files):
         documents = tombstones(engine, spec, documents)
     waiting.for_room(lambda _: True)
@@ -86,9 +89,10 @@ class _Run:
         most_waiting: int,
         ring: Callable[[], object] | None,
         marks: Marks,
+        changed: Callable[[Sequence[Event]], Sequence[Event]],
     ) -> None:
         self.log, self.tally, self.waiting, self.op, self.most_waiting = log, tally, waiting, op, most_waiting
-        self.ring, self.marks = ring, marks
+        self.ring, self.marks, self.changed = ring, marks, changed
         self.unchecked: list[Window] = []
 
     def send(self, part: Part) -> None:
@@ -98,7 +102,10 @@ class _Run:
         if reading and reading.count:
             self._pass(part, documents, reading)
         for events in cut(self.tally.accept(documents, self.op), WINDOW, WINDOW_BYTES):
-            self._append(events, Mark(reading.source, documents.count) if reading else None)
+            new = self.waiting.steadily(partial(self.changed, events))
+            self.tally.note_unchanged(len(events) - len(new))
+            if new:
+                self._append(new, Mark(reading.source, documents.count) if reading else None)
 
     def _pass(self, part: Part, documents: Iterator[Any], reading: Reading) -> None:
         """Read what an earlier run has sent, to check it."""

@@ -139,6 +139,10 @@ class EventLog(Protocol):
         """What is not settled yet, in one lane or in all."""
         ...
 
+    def unsettled(self, index: str, lane: Lane, after: str | None, most: int) -> list[tuple[str, str]]:
+        """Position and document's id of what is not settled in a lane, beyond a position of it; at most so many."""
+        ...
+
     def silent(self, index: str, seconds: float, lane: Lane | None = None) -> bool:
         """Whether a worker that has events, of one lane or of any, was not heard of for so long."""
         ...

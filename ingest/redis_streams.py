@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ..errors import LogUnavailable
-from .events import Event, dump
+from .events import Event, dump, id_in
 from .log import Mark
 from .positions import LANES, Lane, lane_of, position_of, split
 from .redis_link import key_of, stream, text_in
@@ -16,6 +16,8 @@ GROUP = "workers"
 _INDEXES = "knnex:indexes"
 # Gets an entry when an index has its first event, for who waits and does not know of the index.
 _NEW = "knnex:new"
+# Entries that are read at once only for their ids.
+_PAGE = 200
 # One after the other, and beyond the last id of every lane even where the clock was set back; nothing where the index
 # was dropped, as a stream made here would have no group, and no worker would know of it. KEYS: the streams of LANES,
 # and the marks. ARGV: source and count of a mark, or two empty texts; then the number of a lane and an event, in turn.
@@ -97,6 +99,23 @@ class RedisStreams(RedisNotes):
                         self.redis.xadd(_NEW, {"index": index}, maxlen=1)
                 return [position_of(*numbers(text_in(one)), lane) for one, lane in zip(ids, chosen, strict=True)]
             self._known.discard(index)  # somebody dropped the index since
+
+    def unsettled(self, index: str, lane: Lane, after: str | None, most: int) -> list[tuple[str, str]]:
+        """What the stream of the lane still holds; of unreadable entries, which will be buried, the id is empty."""
+        start = "({}-{}".format(*split(after)) if after else "-"
+        found: list[tuple[str, str]] = []
+        while len(found) < most:
+            with self.talking():
+                page = self.redis.xrange(stream(index, lane), start, "+", count=min(_PAGE, most - len(found)))
+            ids = [text_in(at) for at, _ in page]
+            found += [
+                (position_of(*numbers(at), lane), id_in(fields.get(b"event", b"")))
+                for at, (_, fields) in zip(ids, page, strict=True)
+            ]
+            if len(page) < _PAGE:
+                break
+            start = f"({ids[-1]}"
+        return found
 
     def head(self, index: str) -> str | None:
         """The greatest position ever given: streams keep their last id when its entry is deleted."""

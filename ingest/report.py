@@ -25,14 +25,16 @@ class Report:
     """What became of the documents; every one that did not go in as it is, is named with its reason.
 
     `read` counts all documents of the input; `skipped` are those of them that an earlier run has sent, which are
-    checked as the others are. `in_index` counts the accepted ones that the index was seen to hold, in this version or
-    a newer one. `encoded` and `cached` count texts; through the log they are those of the index in that time, whoever
-    sent them. `seconds` is the whole time, the checking included.
+    checked as the others are, and `unchanged` those that were not sent, as the index held them as they are. `in_index`
+    counts the accepted ones that the index was seen to hold, in this version or a newer one. `encoded` and `cached`
+    count texts; through the log they are those of the index in that time, whoever sent them. `seconds` is the whole
+    time, the checking included.
     """
 
     read: int = 0
     accepted: int = 0
     skipped: int = 0
+    unchanged: int = 0
     in_index: int = 0
     refused: tuple[Refused, ...] = ()
     buried: tuple[Refused, ...] = ()

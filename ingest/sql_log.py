@@ -20,9 +20,9 @@ except ImportError:
         hint="pip install 'knnex[sql]'",
     ) from None
 
-from .events import load
+from .events import id_in, load
 from .log import DRAINED, Backlog, Buried, Delivered
-from .positions import Lane
+from .positions import Lane, version_of
 from .redis_notes import dump_buried
 from .sql_lanes import SqlLanes
 from .sql_link import clock
@@ -128,6 +128,16 @@ class SqlLog(SqlLanes):
             sum(int(row.held) for row in rows),
             None if low is None else position_at(low),
         )
+
+    def unsettled(self, index: str, lane: Lane, after: str | None, most: int) -> list[tuple[str, str]]:
+        """Events of one lane in their order; of unreadable ones, which will be buried, the id is empty."""
+        beyond = version_of(after) if after else 0
+        query = sa.select(events.c.place, events.c.body).where(
+            of(events, index, number_of(lane)), events.c.place > beyond
+        )
+        with self.reading() as connection:
+            rows = connection.execute(query.order_by(events.c.place).limit(most))
+            return [(position_at(row.place), id_in(row.body)) for row in rows]
 
     def silent(self, index: str, seconds: float, lane: Lane | None = None) -> bool:
         """Whether a worker that has events was not heard of for so long; new ones handed back are nobody's."""

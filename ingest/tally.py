@@ -58,7 +58,7 @@ class Tally:
     def __init__(self, engine: Engine, spec: Spec, progress: OnProgress | None, total: int | None) -> None:
         self.engine, self.spec, self.progress, self.total = engine, spec, progress, total
         self.started = time.monotonic()
-        self.read = self.accepted = self.skipped = self.in_index = self.encoded = self.cached = 0
+        self.read = self.accepted = self.skipped = self.unchanged = self.in_index = self.encoded = self.cached = 0
         self.refused, self.buried, self.without = Names(), Names(), Names()
         self.missing: list[str] = []
         self.missing_count = 0
@@ -82,6 +82,13 @@ class Tally:
             if op == "upsert":
                 self._note_empty(found, origin)
             yield found
+
+    def note_unchanged(self, count: int) -> None:
+        """So many documents were not sent, as the index holds them already."""
+        if count:
+            self.unchanged += count
+            self.in_index += count
+            self.show()
 
     def _note_empty(self, event: Event, origin: Origin) -> None:
         for name, embedding in self.spec.embeddings.items():
@@ -115,6 +122,7 @@ class Tally:
             read=self.read,
             accepted=self.accepted,
             skipped=self.skipped,
+            unchanged=self.unchanged,
             in_index=self.in_index,
             refused=tuple(self.refused.kept),
             buried=tuple(self.buried.kept),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,12 +22,13 @@ from .verify import documents, relations
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """A document as the index holds it, without what knnex adds to it."""
+    """A document as the index holds it, without what knnex adds to it; `vectors` is what it notes of each."""
 
     document: Mapping[str, Any]
     version: int
     routing: str | None = None
     deleted: bool = False
+    vectors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,5 +109,6 @@ def current(index: str, spec: Spec, events: Sequence[Event]) -> Flow[dict[str, C
         made = document.pop(PROVENANCE, {})
         # The engine's own version is the greater one where somebody else changed the document.
         version = max(int(made.get("version", 0)), int(one.get("_version", 0)))
-        found[one["_id"]] = Current(document, version, one.get("_routing"), bool(made.get("deleted")))
+        deleted, vectors = bool(made.get("deleted")), made.get("vectors", {})
+        found[one["_id"]] = Current(document, version, one.get("_routing"), deleted, vectors)
     return found

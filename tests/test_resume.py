@@ -175,7 +175,11 @@ def test_what_was_sent_is_said_and_can_be_sent_again(
         more = CliRunner().invoke(app, ["ingest", spec.index, str(path)])
         assert more.exit_code == 0, more.output
         assert f"continuing after 500 documents of {path}; --from-start sends all again" in more.output
-    assert sent(log, spec.index) == 3400
+        assert "700 of them were not sent, as the index held them unchanged" in more.output
+        assert sent(log, spec.index) == 2700
+        all_again = CliRunner().invoke(app, ["ingest", spec.index, str(path), "--unchanged"])
+        assert (all_again.exit_code, "not sent" in all_again.output) == (0, False)
+    assert sent(log, spec.index) == 3900
 
 
 def test_a_file_that_changed_is_read_from_its_start(engine: Engine, spec: Spec, log: RedisLog, tmp_path: Path) -> None:

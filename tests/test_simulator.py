@@ -14,7 +14,7 @@ from simulator.bugs import BUGS as REINDEX_BUGS
 from simulator.reindexing import BACK, FORWARD, FROZEN, TO_AND_FRO, Reindex, build
 from simulator.world import Scenario, World
 
-from knnex.ingest import apply, bulk
+from knnex.ingest import Unchanged, apply, bulk
 
 # 100,000 in all by `make simulate`.
 SCHEDULES = int(os.environ.get("KNNEX_TEST_SCHEDULES", "400"))
@@ -24,8 +24,10 @@ SCENARIOS = {
     "producers": Scenario(versions=True),
     "three": Scenario(workers=3, events=20),
     "feed": Scenario(foreign=10, kills=0.02),
+    "again": Scenario(again=12, pace=6, restarts=0.002, faults=0.01),
     "calm": Scenario(kills=0, freezes=0.002, restarts=0, faults=0.01, events=30),
     "reindex": Reindex(),
+    "reindex and again": Reindex(again=12),
     "reindex versions": Reindex(versions=True),
     "reindex beside strangers": Reindex(foreign=8),
     "reindex there and back": Reindex(foreign=8, moves=(FORWARD, BACK)),
@@ -207,6 +209,26 @@ def upsert_enrichment(patch: pytest.MonkeyPatch) -> Scenario:
     return Scenario(foreign=10)
 
 
+def left_out_unseen(patch: pytest.MonkeyPatch) -> Scenario:
+    """What the index holds is not sent again, whatever is on its way."""
+    patch.setattr(Unchanged, "_look", lambda _: True)
+    return SCENARIOS["again"]
+
+
+def looked_at_too_late(patch: pytest.MonkeyPatch) -> Scenario:
+    """What is on its way is looked for after the index was asked: what was accepted in between counts as written."""
+    send, look = Unchanged._send, Unchanged._look
+
+    def sending(self: Unchanged, events: Any) -> Any:
+        left = send(self, events)
+        look(self)
+        return [event for event in events if event in left or event.id in self._touched]
+
+    patch.setattr(Unchanged, "_look", lambda _: True)
+    patch.setattr(Unchanged, "_send", sending)
+    return SCENARIOS["again"]
+
+
 BUGS: list[Callable[[pytest.MonkeyPatch], Scenario]] = [
     hard_deletes,
     no_barrier,
@@ -215,6 +237,8 @@ BUGS: list[Callable[[pytest.MonkeyPatch], Scenario]] = [
     blind_retry,
     max_seen,
     upsert_enrichment,
+    left_out_unseen,
+    looked_at_too_late,
     *REINDEX_BUGS,
 ]
 

@@ -199,6 +199,17 @@ class MemoryLog:
     def now(self) -> int:
         return self.clock
 
+    def unsettled(self, index: str, lane: Lane, after: str | None, most: int) -> list[tuple[str, str]]:
+        lost = self._call("unsettled")
+        beyond = version_of(after) if after else 0
+        mine = [(at, one.event.id) for at, one in self.entries.items() if one.lane == lane and version_of(at) > beyond]
+        self._cut(lost)
+        return sorted(mine, key=lambda one: version_of(one[0]))[:most]
+
+    def burials(self, index: str) -> list[str]:
+        self.schedule.pause("burials")
+        return list(self.graves)
+
     def find_buried(self, index: str, positions: Sequence[str]) -> dict[str, Buried]:
         return {at: self.graves[at] for at in positions if at in self.graves}
 

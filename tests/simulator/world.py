@@ -25,6 +25,7 @@ from .engine import MemoryEngine
 from .fakes import Heartbeat, NoQuarantine, Stop, Writer
 from .folding import folded
 from .log import MemoryLog
+from .resending import LeftOut, resend
 from .schedule import Endless, Schedule
 
 INDEX, FIRST, MODEL = "films", "films-000001", "f"
@@ -71,6 +72,7 @@ class Scenario:
 
     workers: int = 2
     events: int = 12
+    again: int = 0  # documents that a third producer sends as they are
     versions: bool = False  # the producers', with duplicates and out of order
     foreign: int = 0  # writes by others, straight into the index
     pace: int = 1  # the most steps that a producer waits between two writes
@@ -98,6 +100,7 @@ class World:
         self.model = MODEL
         self.born = 0
         self.producing = self.passes = 0
+        self.left_out: list[LeftOut] = []
 
     def get(self, _: str) -> Target:
         """What a worker opens: asked of the cluster, so that it takes a moment."""
@@ -120,6 +123,8 @@ class World:
         """Run to quiescence."""
         for number in range(2):
             self._start(f"producer-{number}", self._write_foreign if self.scenario.foreign else self._produce)
+        if self.scenario.again:
+            self._start("resender", lambda _: self.left_out.extend(resend(self, IDS)))
         self._replace_dead()
         self.schedule.run(lambda: not self.producing, self._fate)
         self.log.faults = self.engine.faults = 0.0
@@ -286,6 +291,7 @@ class World:
         for id_ in folds[1]:
             found = [self._unlike(id_, fold.get(id_)) for fold in folds]
             wrong += [found[0]] if all(found) else []
+        wrong += [f"left out {one}" for one in self.left_out if one.wrong(self.log.accepted, lost)]
         return wrong + [
             f"buried {one.event}: {one.reason}"
             for at, one in self.log.graves.items()
