@@ -8,11 +8,12 @@ none of them has been seen at a later place, one is gone.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
 from ...engines import Dialect, Flow, Request, path_of
+from ...engines.gate import refused
 from ..feed import Head, on_shard
 from .reading import Held, Place
 
@@ -22,6 +23,8 @@ _SPANS = 5_000
 _BITS = 48
 # So many places are looked at one by one at a time: an engine takes no more than 65,536 terms, nor counts in an answer.
 _CLOSELY = 50_000
+# And so many times that at once.
+_AT_ONCE = 4
 
 
 class Known:
@@ -62,20 +65,27 @@ class Known:
 
         First each span is counted, then each place of those in which there is less than there was.
         """
+        numbers = list(shards)
+        counted = yield from _counted(index, dialect, [(shard, self.width, None) for shard in numbers])
         with self._lock:
-            found = list(self._unplaced)
-        for shard in shards:
-            above, params = shard << _BITS, on_shard(dialect, shard)
-            left = yield from _counted(index, params, self.width)
-            with self._lock:
-                held = {key - above: len(places) for key, places in self._spans.items() if key >> _BITS == shard}
-                fewer = [span for span, count in held.items() if left.get(span, 0) < count]
-                among = {self._at[place] - above: place for span in fewer for place in self._spans[above | span]}
-            doubtful = sorted(among)
-            for start in range(0, len(doubtful), _CLOSELY):
-                part = doubtful[start : start + _CLOSELY]
-                there = yield from _counted(index, params, 1, {"terms": {"_seq_no": part}})
-                found += [among[at] for at in part if at not in there]
+            found, parts = list(self._unplaced), list[tuple[int, dict[int, Place]]]()
+            for shard, left in zip(numbers, counted, strict=True):
+                above = shard << _BITS
+                mine = ((key - above, places) for key, places in self._spans.items() if key >> _BITS == shard)
+                among = {
+                    self._at[place] - above: place
+                    for span, places in mine
+                    if left.get(span, 0) < len(places)
+                    for place in places
+                }
+                doubtful = sorted(among)
+                for start in range(0, len(doubtful), _CLOSELY):
+                    parts.append((shard, {at: among[at] for at in doubtful[start : start + _CLOSELY]}))
+        for start in range(0, len(parts), _AT_ONCE):
+            asked = parts[start : start + _AT_ONCE]
+            answers = yield from _counted(index, dialect, [(shard, 1, list(part)) for shard, part in asked])
+            for (_, part), there in zip(asked, answers, strict=True):
+                found += [place for at, place in part.items() if at not in there]
         return found
 
     def _span(self, at: int) -> int:
@@ -84,11 +94,21 @@ class Known:
 
 
 def _counted(
-    index: str, params: Mapping[str, str], width: int, within: Mapping[str, Any] | None = None
-) -> Flow[dict[int, int]]:
-    """How many documents were changed last in each span of the history of a shard, by its number."""
-    counting = {"histogram": {"field": "_seq_no", "interval": width, "min_doc_count": 1}}
-    body = {"size": 0, "track_total_hits": False, "aggs": {"spans": counting}} | ({"query": within} if within else {})
-    response = yield Request("POST", path_of(index, "_search"), params, body)
-    buckets = response.body["aggregations"]["spans"]["buckets"]
-    return {int(one["key"]) // width: int(one["doc_count"]) for one in buckets}
+    index: str, dialect: Dialect, asked: Sequence[tuple[int, int, list[int] | None]]
+) -> Flow[list[dict[int, int]]]:
+    """How many documents were changed last in each span of the history of a shard, by its number: for each that is
+    asked for, of a shard, of a width, all documents or those at some places."""
+    lines: list[Mapping[str, Any]] = []
+    for shard, width, places in asked:
+        counting = {"histogram": {"field": "_seq_no", "interval": width, "min_doc_count": 1}}
+        within = {} if places is None else {"query": {"terms": {"_seq_no": places}}}
+        body = {"size": 0, "track_total_hits": False, "aggs": {"spans": counting}} | within
+        lines += [on_shard(dialect, shard), body]
+    response = yield Request("POST", path_of(index, "_msearch"), body=tuple(lines))
+    counts = []
+    for (_, width, _), answer in zip(asked, response.body["responses"], strict=True):
+        if "error" in answer:
+            raise refused(int(answer.get("status", 500)), dict(answer), "POST _msearch")
+        buckets = answer["aggregations"]["spans"]["buckets"]
+        counts.append({int(one["key"]) // width: int(one["doc_count"]) for one in buckets})
+    return counts

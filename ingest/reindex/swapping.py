@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 _COMPARISONS, _CUTS = 10, 8
 # Catching up before writes are refused: so often at most, until it takes this part of the time that they may be, or
 # is so often no less than this part of the least it was.
-_ROUNDS, _QUICK, _STUCK, _LESS = 20, 10, 2, 0.8
+_ROUNDS, _QUICK, _STUCK, _LESS, _HARDLY_ANY = 20, 10, 2, 0.8, 10
 
 
 class Swapping(Filling):
@@ -119,8 +120,11 @@ class Swapping(Filling):
             if stuck == _STUCK:
                 break
             least = min(count, least)
-        # Once more what is quick: there is the less to be done while writes are refused.
-        self._mended(comparer, deletes=False)
+        # And then what is quick, so that the less is to be done while writes are refused.
+        for _ in range(_ROUNDS):
+            before, count = count, self._mended(comparer, deletes=False)
+            if count > before * _LESS or count <= _HARDLY_ANY:
+                break
 
     def _cut(self, comparer: Comparer, began: float) -> bool:
         """The last changes, with writes refused; whether it was done in time."""
@@ -143,20 +147,21 @@ class Swapping(Filling):
         heads, waiting, count = self._heads(comparer.source.index), list[Place](), 0
         behind, page = self._cursor.behind(heads), self.options.page
         total = sum(behind.values())
-        for found in comparer.changed(heads, self._cursor.after):
-            count += len(found)
-            self.others = self.others or any(not one.ours for one in found)
-            waiting += [one.place for one in found]
-            while len(waiting) > page:
-                self.report += comparer.mend(waiting[:page])
-                del waiting[:page]
-            self.tell(Step("swap", count, max(count, total)))
-        # All shards' last ones together, and what is gone is looked for meanwhile: writers may be waiting.
-        mending = self.pool.submit(comparer.mend, waiting)
+        mending: list[Future[Compared]] = []
         try:
+            for found in comparer.changed(heads, self._cursor.after):
+                count += len(found)
+                self.others = self.others or any(not one.ours for one in found)
+                waiting += [one.place for one in found]
+                while len(waiting) > page:
+                    mending.append(self.pool.submit(comparer.mend, waiting[:page]))
+                    del waiting[:page]
+                self.tell(Step("swap", count, max(count, total)))
+            # All shards' last ones together, and what is gone is looked for meanwhile: writers may be waiting.
+            mending.append(self.pool.submit(comparer.mend, waiting))
             suspects = comparer.suspects(heads) if deletes else []
         finally:
-            self.report += mending.result()
+            self.report += sum((one.result() for one in mending), Compared())
         for shard in [shard for shard, more in behind.items() if more]:
             self._cursor = self._cursor.moved(shard, heads[shard], heads[shard].checkpoint)
         self._refuse(self.report.compared.refused)

@@ -239,17 +239,9 @@ class MemoryEngine:
         return {"docs": docs}
 
     def post_search(self, name: str, request: Request) -> Document:
-        """A range of sequence numbers, in their order, or how many there are in each span of them; the feed asks which
-        documents have a vector too."""
+        """A range of sequence numbers, in their order; the feed asks which documents have a vector too."""
         assert isinstance(request.body, Mapping)
         shard = self.one(name)
-        if "aggs" in request.body:
-            width = request.body["aggs"]["spans"]["histogram"]["interval"]
-            places = [held["seq_no"] for held in shard.searchable.values()]
-            among = request.body["query"]["terms"]["_seq_no"] if "query" in request.body else places
-            counts = Counter(at // width * width for at in places if at in among)
-            buckets = [{"key": float(key), "doc_count": count} for key, count in sorted(counts.items())]
-            return {"aggregations": {"spans": {"buckets": buckets}}}
         asked = request.body["query"]["bool"]
         bounds, feed = asked["filter"][0]["range"]["_seq_no"], "must_not" in asked
         hits = []
@@ -267,6 +259,19 @@ class MemoryEngine:
             hits.append(hit | ({"matched_queries": ["v"] if source.get("v") else []} if feed else {}))
         hits.sort(key=lambda hit: int(hit["_seq_no"]))
         return {"hits": {"hits": hits[: request.body["size"]]}}
+
+    def post_msearch(self, name: str, request: Request) -> Document:
+        """How many sequence numbers there are in each span of them, or among some."""
+        answers: list[Document] = []
+        lines: Any = request.body
+        for body in lines[1::2]:
+            width = body["aggs"]["spans"]["histogram"]["interval"]
+            places = [held["seq_no"] for held in self.one(name).searchable.values()]
+            among = body["query"]["terms"]["_seq_no"] if "query" in body else places
+            counts = Counter(at // width * width for at in places if at in among)
+            buckets = [{"key": float(key), "doc_count": count} for key, count in sorted(counts.items())]
+            answers.append({"aggregations": {"spans": {"buckets": buckets}}})
+        return {"responses": answers}
 
     def post_bulk(self, name: str, request: Request) -> Document:
         """What an alias means, and whether writes are refused, is looked up once; then the items are done, whatever
