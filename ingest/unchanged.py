@@ -68,6 +68,9 @@ class Unchanged:
 
     def _look(self) -> bool:
         """Note what is on its way since the last time; whether all of it could be."""
+        # Asked before the lanes and after them: an event may leave one for its grave, and a grave for one, meanwhile.
+        if not self._look_at_graves():
+            return False
         for lane in WRITES:
             new = self.log.unsettled(self.stored.spec.index, lane, self._after.get(lane), _MOST_NEW)
             if len(new) == _MOST_NEW or len(self._touched) + len(new) > _MOST_IDS:
@@ -75,7 +78,6 @@ class Unchanged:
             if new:
                 self._after[lane] = new[-1][0]
                 self._touched |= {id_ for _, id_ in new}
-        # Asked after the lanes: what left one of them for its grave since is found here.
         return self._look_at_graves()
 
     def _look_at_graves(self) -> bool:
@@ -92,7 +94,7 @@ class Unchanged:
     def _same(self, event: Event, held: Current | None) -> bool:
         if held is None or held.deleted or held.routing != event.routing:
             return False
-        return _bytes(event.document) == _bytes(held.document) and self._up_to_date(event, held)
+        return _alike(event.document, held.document) and self._up_to_date(event, held)
 
     def _up_to_date(self, event: Event, held: Current) -> bool:
         """Whether its vectors are of the present model and of its text, as far as is noted."""
@@ -107,9 +109,9 @@ class Unchanged:
         return True
 
 
-def _bytes(document: Mapping[str, object]) -> bytes | None:
-    """The same for the same document: in JSON 1 is not true, while it is in Python."""
+def _alike(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Whether both are the same in JSON, in which 1 is not true, as it is in Python."""
     try:
-        return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
+        return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # numbers that somebody else wrote, longer than ours can be
-        return None
+        return False

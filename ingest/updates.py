@@ -15,6 +15,7 @@ from typing import Any
 from ..engines import Engine, Flow
 from ..mappings import PROVENANCE, Spec
 from .events import Event, Op
+from .feed import object_in
 from .patience import Patience, patiently
 from .prepare import Casualty, Target
 from .verify import documents, relations
@@ -106,9 +107,10 @@ def current(index: str, spec: Spec, events: Sequence[Event]) -> Flow[dict[str, C
     found: dict[str, Current] = {}
     for one in (yield from documents(index, wanted, params)):
         document = dict(one["_source"])
-        made = document.pop(PROVENANCE, {})
+        made = object_in(document.pop(PROVENANCE, None))
         # The engine's own version is the greater one where somebody else changed the document.
         version = max(int(made.get("version", 0)), int(one.get("_version", 0)))
-        deleted, vectors = bool(made.get("deleted")), made.get("vectors", {})
+        deleted = bool(made.get("deleted"))
+        vectors = {name: object_in(note) for name, note in object_in(made.get("vectors")).items()}
         found[one["_id"]] = Current(document, version, one.get("_routing"), deleted, vectors)
     return found

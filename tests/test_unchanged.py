@@ -118,6 +118,7 @@ def _delete(scene: Scene) -> None:
         pytest.param(_stranger(lambda them: them.delete("1")), id="somebody else deleted it"),
         pytest.param(_stranger(lambda them: them.put("1", FILMS[0])), id="somebody else wrote it, without vectors"),
         pytest.param(_stranger(lambda them: them.change("1", {"year": 1972})), id="somebody else changed it"),
+        pytest.param(_stranger(lambda them: them.change("1", {"_knnex": None})), id="somebody else took the note"),
     ],
 )
 def test_what_might_not_be_there_in_the_end_is_sent(scene: Scene, before: Callable[[Scene], object]) -> None:
