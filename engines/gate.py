@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import (
@@ -54,6 +55,13 @@ def refused(status: int, body: Any, request: str) -> EngineError | UnsupportedBy
     found = ENGINE_ERRORS.get(kind) or _STATUSES.get(status, RequestRejected)
     detail = f"{kind}: {reason}" if kind and reason else kind or reason or "no reason given"
     return found(f"{request}: {status} {detail}", hint=_HINTS.get(found))
+
+
+def part(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One answer of `_msearch`, which may be an error by itself. Raises what `refused` makes of it."""
+    if "error" in answer:
+        raise refused(int(answer.get("status", 500)), dict(answer), "POST _msearch")
+    return answer
 
 
 def unreachable(address: str, error: Exception) -> EngineUnreachable:

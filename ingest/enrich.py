@@ -69,14 +69,15 @@ def _work(target: Target, change: Change) -> Work | None:
             reasons.append(str(error))
         if text is None:
             clear += [name] if made or there else []
-        elif not (there and made and _same(made, target.stored.resolved[name].fingerprint, input_hash(text))):
+        elif not (there and made and made_of(made, target.stored.resolved[name].fingerprint, input_hash(text))):
             wanted.append(name)
     if not (wanted or clear or reasons):
         return None
     return Work(replace(change, document=document), tuple(wanted), tuple(clear), "; ".join(reasons))
 
 
-def _same(made: Mapping[str, Any], fingerprint: str, hash_: str) -> bool:
+def made_of(made: Mapping[str, Any], fingerprint: str, hash_: str) -> bool:
+    """Whether a vector is of this model and text, as knnex noted when it made it."""
     return made.get("fingerprint") == fingerprint and made.get("input_hash") == hash_
 
 

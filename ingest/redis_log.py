@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from ..errors import InputError, LogUnavailable
 from .events import Event, load
 from .log import DRAINED, Backlog, Buried, Delivered
-from .positions import LANES, WRITES, Lane, position_of, version_of
+from .positions import LANES, WRITES, Lane, version_of
 from .redis_link import key_of, stream, text_in
 from .redis_notes import dump_buried
-from .redis_streams import GROUP, RedisStreams, by_lane, numbers
+from .redis_streams import GROUP, RedisStreams, by_lane, numbers, placed
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -116,13 +116,13 @@ class RedisLog(RedisStreams):
     def _low_water(self, index: str, lane: Lane) -> str | None:
         with self.talking():
             first = self.redis.xrange(stream(index, lane), count=1)
-        return position_of(*numbers(text_in(first[0][0])), lane) if first else None
+        return placed(first[0][0], lane) if first else None
 
     def _read(self, index: str, lane: Lane, consumer: str, count: int) -> list[Entry]:
         with self.talking():
             answer = self.redis.xreadgroup(GROUP, consumer, {stream(index, lane): ">"}, count=count)
         streams = answer.values() if isinstance(answer, dict) else [entries for _, entries in answer or ()]
-        return [(position_of(*numbers(text_in(at)), lane), fields, 1) for entries in streams for at, fields in entries]
+        return [(placed(at, lane), fields, 1) for entries in streams for at, fields in entries]
 
     def _ripe(self, index: str, lane: Lane, count: int, lease: float) -> list[tuple[str, int]]:
         """Entries whose worker is silent, and how often they will have been delivered."""
@@ -139,7 +139,7 @@ class RedisLog(RedisStreams):
             found = {text_in(at): fields for at, fields in claimed if at}
             if len(found) < len(times):
                 self._note_lost(index, lane, times.keys() - found.keys())
-        return [(position_of(*numbers(at), lane), fields, times[at]) for at, fields in found.items()]
+        return [(placed(at, lane), fields, times[at]) for at, fields in found.items()]
 
     def _note_lost(self, index: str, lane: Lane, ids: Set[str]) -> None:
         """Entries pending that are not in the stream: somebody trimmed it; another worker's claim is no loss."""
@@ -247,7 +247,7 @@ class RedisLog(RedisStreams):
             # More than there are where somebody trimmed the stream: whoever takes next notes that.
             mine = int(pending["pending"])
             undelivered, held = undelivered + max(0, length - mine), held + mine
-            first += [position_of(*numbers(text_in(at)), one) for at, _ in oldest]
+            first += [placed(at, one) for at, _ in oldest]
         return Backlog(undelivered, held, min(first, key=version_of, default=None))
 
     def _lengths(self, index: str, lanes: Sequence[Lane]) -> list[Any]:

@@ -97,7 +97,7 @@ class RedisStreams(RedisNotes):
                 if new:
                     with suppress(LogUnavailable), self.talking():  # then it is noticed somewhat later
                         self.redis.xadd(_NEW, {"index": index}, maxlen=1)
-                return [position_of(*numbers(text_in(one)), lane) for one, lane in zip(ids, chosen, strict=True)]
+                return [placed(one, lane) for one, lane in zip(ids, chosen, strict=True)]
             self._known.discard(index)  # somebody dropped the index since
 
     def unsettled(self, index: str, lane: Lane, after: str | None, most: int) -> list[tuple[str, str]]:
@@ -107,14 +107,10 @@ class RedisStreams(RedisNotes):
         while len(found) < most:
             with self.talking():
                 page = self.redis.xrange(stream(index, lane), start, "+", count=min(_PAGE, most - len(found)))
-            ids = [text_in(at) for at, _ in page]
-            found += [
-                (position_of(*numbers(at), lane), id_in(fields.get(b"event", b"")))
-                for at, (_, fields) in zip(ids, page, strict=True)
-            ]
+            found += [(placed(at, lane), id_in(fields.get(b"event", b""))) for at, fields in page]
             if len(page) < _PAGE:
                 break
-            start = f"({ids[-1]}"
+            start = f"({text_in(page[-1][0])}"
         return found
 
     def head(self, index: str) -> str | None:
@@ -161,6 +157,11 @@ def by_lane(positions: Sequence[str]) -> dict[Lane, dict[str, str]]:
         milliseconds, sequence, lane = split(position)
         found.setdefault(lane, {})[f"{milliseconds}-{sequence}"] = position
     return found
+
+
+def placed(id_: bytes | str, lane: Lane) -> str:
+    """The position of an entry of a lane's stream."""
+    return position_of(*numbers(text_in(id_)), lane)
 
 
 def numbers(id_: str) -> tuple[int, int]:

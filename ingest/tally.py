@@ -62,9 +62,12 @@ class Tally:
         self.refused, self.buried, self.without = Names(), Names(), Names()
         self.missing: list[str] = []
         self.missing_count = 0
+        # As it was told last.
+        self.waiting = 0
 
     def show(self, waiting: int = 0) -> None:
         """Tell the caller how far we are; `waiting` accepted events are not settled yet."""
+        self.waiting = waiting
         if self.progress:
             done = self.read - min(waiting, self.accepted)
             self.progress(Progress(done, self.total, self.encoded, self.cached))
@@ -88,7 +91,7 @@ class Tally:
         if count:
             self.unchanged += count
             self.in_index += count
-            self.show()
+            self.show(self.waiting)
 
     def _note_empty(self, event: Event, origin: Origin) -> None:
         for name, embedding in self.spec.embeddings.items():

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import orjson
 
 from ..encoders import input_hash
 from ..engines import Engine
 from ..mappings import Stored
+from .enrich import made_of
 from .events import Event
 from .log import EventLog
 from .positions import WRITES, Lane
@@ -62,7 +62,7 @@ class Unchanged:
         asked = [event for event in events if times[event.id] == 1 and event.id not in self._touched]
         if not asked:
             return list(events)
-        held = self.engine.run(partial(current, self.stored.spec.index, self.stored.spec, asked)())
+        held = self.engine.run(current(self.stored.spec.index, self.stored.spec, asked))
         same = {event.id for event in asked if self._same(event, held.get(event.id))}
         return [event for event in events if event.id not in same]
 
@@ -102,10 +102,8 @@ class Unchanged:
             made, text = held.vectors.get(name), text_of(embedding.source, event.document)
             if (made is None) != (text is None):
                 return False
-            if made is not None and text is not None:
-                right = {"fingerprint": self.stored.resolved[name].fingerprint, "input_hash": input_hash(text)}
-                if {key: made.get(key) for key in right} != right:
-                    return False
+            if text is not None and not made_of(made or {}, self.stored.resolved[name].fingerprint, input_hash(text)):
+                return False
         return True
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..engines import Request, Response, path_of
-from ..engines.gate import refused
+from ..engines.gate import part
 from ..errors import EngineError
 
 Answer = Mapping[str, Any]
@@ -28,9 +28,7 @@ def answered(response: Response, missing: Missing = None) -> Answer:
 
 def whole(answer: Answer, missing: Missing = None) -> Answer:
     """One answer, when it is complete; of `_msearch` it may be an error by itself."""
-    if "error" in answer:
-        raise refused(int(answer.get("status", 500)), dict(answer), "POST _msearch")
-    for lack, hint in _lacking(answer):
+    for lack, hint in _lacking(part(answer)):
         if missing is None:
             raise EngineError(lack, hint=hint)
         missing.append(lack)

@@ -13,7 +13,7 @@ from threading import RLock
 from typing import Any
 
 from ...engines import Dialect, Flow, Request, path_of
-from ...engines.gate import refused
+from ...engines.gate import part
 from ..feed import Head, on_shard
 from .reading import Held, Place
 
@@ -83,9 +83,9 @@ class Known:
                     parts.append((shard, {at: among[at] for at in doubtful[start : start + _CLOSELY]}))
         for start in range(0, len(parts), _AT_ONCE):
             asked = parts[start : start + _AT_ONCE]
-            answers = yield from _counted(index, dialect, [(shard, 1, list(part)) for shard, part in asked])
-            for (_, part), there in zip(asked, answers, strict=True):
-                found += [place for at, place in part.items() if at not in there]
+            answers = yield from _counted(index, dialect, [(shard, 1, list(places)) for shard, places in asked])
+            for (_, places), there in zip(asked, answers, strict=True):
+                found += [place for at, place in places.items() if at not in there]
         return found
 
     def _span(self, at: int) -> int:
@@ -107,8 +107,6 @@ def _counted(
     response = yield Request("POST", path_of(index, "_msearch"), body=tuple(lines))
     counts = []
     for (_, width, _), answer in zip(asked, response.body["responses"], strict=True):
-        if "error" in answer:
-            raise refused(int(answer.get("status", 500)), dict(answer), "POST _msearch")
-        buckets = answer["aggregations"]["spans"]["buckets"]
+        buckets = part(answer)["aggregations"]["spans"]["buckets"]
         counts.append({int(one["key"]) // width: int(one["doc_count"]) for one in buckets})
     return counts
