@@ -219,10 +219,11 @@ def main() -> None:
             for seed in range(given.seed, given.seed + given.runs):
                 began = time.monotonic()
                 found = TRIALS[name](on, seed)
-                runs.append({"seed": seed} | found | {"took": round(time.monotonic() - began, 1)})
+                took = {"took": round(time.monotonic() - began, 1), "probe": round(bench.probe(), 3)}
+                runs.append({"seed": seed} | found | took)
                 print(name, runs[-1], flush=True)
                 # Twenty runs take hours: what was found by then is kept wherever they end.
-                bench.keep(f"reindex-{name}-{given.engine}", figures | {"probe": bench.probe(), "runs": runs})
+                bench.keep(f"reindex-{name}-{given.engine}", figures | {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -168,9 +168,10 @@ class Comparer:
             after = since(shard, head)
             while after < head.checkpoint:
                 found = self._scan(where, shard, after, head.checkpoint)
-                if not found:
+                if found:
+                    yield found
+                if len(found) < _SCAN:
                     break
-                yield found
                 after = found[-1].seq_no
 
     def _scan(self, where: Stored, shard: int, after: int, upto: int) -> list[Held]:

@@ -18,7 +18,7 @@ from ..feed import Head, on_shard
 from .reading import Held, Place
 
 # In so many spans the history of a shard is counted.
-_SPANS = 5_000
+_SPANS = 2_000
 # Of a place in memory, the bits for the number in the shard's history.
 _BITS = 48
 # So many places are looked at one by one at a time: an engine takes no more than 65,536 terms, nor counts in an answer.

@@ -157,15 +157,15 @@ class Swapping(Filling):
                     mending.append(self.pool.submit(comparer.mend, waiting[:page]))
                     del waiting[:page]
                 self.tell(Step("swap", count, max(count, total)))
-            # All shards' last ones together, and what is gone is looked for meanwhile: writers may be waiting.
+            # All shards' last ones together, and what is gone is removed meanwhile: writers may be waiting.
             mending.append(self.pool.submit(comparer.mend, waiting))
-            suspects = comparer.suspects(heads) if deletes else []
+            gone = comparer.remove(comparer.suspects(heads)) if deletes else Compared()
         finally:
             self.report += sum((one.result() for one in mending), Compared())
         for shard in [shard for shard, more in behind.items() if more]:
             self._cursor = self._cursor.moved(shard, heads[shard], heads[shard].checkpoint)
         self._refuse(self.report.compared.refused)
-        self.report += comparer.remove(suspects)
+        self.report += gone
         return count
 
     def _count(self, index: str) -> int:
