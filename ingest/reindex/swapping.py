@@ -125,6 +125,12 @@ class Swapping(Filling):
             before, count = count, self._mended(comparer, deletes=False)
             if count > before * _LESS or count <= _HARDLY_ANY:
                 break
+        if count <= _HARDLY_ANY:
+            return
+        # What was deleted since, too, and the graphs of what was mended; and once more what is quick.
+        self._mended(comparer)
+        self._ask(partial(feed.refresh, comparer.target.index))
+        self._mended(comparer, deletes=False)
 
     def _cut(self, comparer: Comparer, began: float) -> bool:
         """The last changes, with writes refused; whether it was done in time."""
