@@ -5,7 +5,7 @@
 `own`: only knnex writes, while the coordinator is killed at every step and followed by another. `others`: people who
 know nothing of knnex write, change and delete through the alias, and are refused for a moment. `races`: somebody moves
 the alias just before the swap. `speed`: documents per second with vectors that are taken over, beside the server's own
-`_reindex` where it has one.
+`_reindex` where it has one. `refresh`: how long what was written takes to be seen, merged meanwhile or later.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any
 
 import bench
 import numpy as np
-from reindex_scene import On, Reader, judged, settle, strangers, words
+from reindex_scene import SHARDS, On, Reader, judged, settle, strangers, words
 
 from knnex import connect
 from knnex.encoders import input_hash
+from knnex.engines import VectorField
 from knnex.errors import ReindexStopped
 from knnex.ingest import Event, Item, RedisLog, write
 from knnex.ingest.reindex import Options, Step, reindex
@@ -189,7 +190,45 @@ def speed(on: On, seed: int) -> dict[str, Any]:
         return result
 
 
-TRIALS: dict[str, Callable[[On, int], dict[str, Any]]] = {"own": own, "others": others, "races": races, "speed": speed}
+def refresh(on: On, seed: int) -> dict[str, Any]:
+    """Seconds that a refresh takes after each 300 documents with vectors of 384 dims: as knnex makes indexes, and where
+    the engine merges meanwhile, as OpenSearch does by default."""
+    numbers, chance = np.random.default_rng(seed), random.Random(seed)
+    merging = {"index.merge_on_flush.enabled": True} if on.engine.dialect.product == "opensearch" else {}
+    properties = {"v": on.engine.dialect.vector_field(VectorField(384, "cosine", 16, 100, "none"))}
+    took: dict[str, list[float]] = {"later": [], "meanwhile": []}
+    names = {kind: f"knnex-bench-{kind}-{seed}" for kind in took}
+    for kind, name in names.items():
+        settings = on.engine.dialect.index_settings() | {"index.refresh_interval": "-1"}
+        settings |= SHARDS | (merging if kind == "meanwhile" else {})
+        on.ask("PUT", name, body={"settings": settings, "mappings": {"properties": properties}})
+    for one in range(-(-on.documents // 1000) + 40):
+        first = one * 1000 if one * 1000 < on.documents else None
+        ids = range(first, first + 1000) if first is not None else chance.sample(range(on.documents), 300)
+        vectors = numbers.standard_normal((len(ids), 384)).astype(np.float32)
+        lines = [
+            line
+            for id_, v in zip(ids, vectors, strict=True)
+            for line in ({"index": {"_id": str(id_)}}, {"v": v.tolist()})
+        ]
+        for kind, name in names.items():
+            on.ask("POST", name, "_bulk", body=tuple(lines))
+            began = time.perf_counter()
+            on.ask("POST", name, "_refresh")
+            if first is None:
+                took[kind].append(time.perf_counter() - began)
+    for name in names.values():
+        on.ask("DELETE", name)
+    return {kind: [round(one, 3) for one in sorted(every)] for kind, every in took.items()}
+
+
+TRIALS: dict[str, Callable[[On, int], dict[str, Any]]] = {
+    "own": own,
+    "others": others,
+    "races": races,
+    "speed": speed,
+    "refresh": refresh,
+}
 
 
 def main() -> None:

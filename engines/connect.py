@@ -17,6 +17,8 @@ from .engine import AsyncEngine, Engine, identify
 from .wire import drive
 
 _HOST = re.compile(r"[\w.:~-]+")
+# Connections kept open to a server.
+_CONNECTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Access:
 
     def opensearch(self) -> dict[str, Any]:
         """The options as opensearch-py takes them."""
-        options: dict[str, Any] = {"timeout": self.timeout, "verify_certs": self.verify_certs}
-        options["ssl_show_warn"] = False
+        options: dict[str, Any] = {"timeout": self.timeout, "verify_certs": self.verify_certs, "ssl_show_warn": False}
+        # Without it each thread but one would connect anew for each request; elasticsearch-py keeps as many.
+        options["pool_maxsize"] = _CONNECTIONS
         if not self.verify_certs:
             options["ssl_assert_hostname"] = False
         if self.ca_certs:

@@ -65,7 +65,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def index_settings(self) -> dict[str, Any]:
-        """Settings an index with vectors must have."""
+        """Settings of an index with vectors, unless its spec says otherwise."""
 
     def source_with_vectors(self, includes: list[str]) -> dict[str, Any]:
         """The `_source` clause that returns `includes`, vectors among them."""

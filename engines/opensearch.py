@@ -113,8 +113,10 @@ class OpenSearch(Dialect):
         return {"name": "sq", "parameters": {"bits": 7}} if self.version >= (3, 6) else {"name": "sq"}
 
     def index_settings(self) -> dict[str, Any]:
-        """`index.knn`, without which no vector method is accepted; it cannot be added later."""
-        return {"index.knn": True}
+        """`index.knn`, without which no vector method is accepted; it cannot be added later. And no merging while what
+        was written is made visible, which waits for new graphs, seconds sometimes: they are merged in the background.
+        """
+        return {"index.knn": True} | ({"index.merge_on_flush.enabled": False} if self.version >= (2, 1) else {})
 
     def open_pit(self, index: str, keep: str) -> Request:
         """The same."""

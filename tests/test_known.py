@@ -27,11 +27,9 @@ def read(engine: Engine, target: Target) -> tuple[dict[int, feed.Head], list[Hel
     """Where the shards stand, and all that a search sees."""
     heads = engine.run(feed.heads(target.stored.index))
     engine.run(feed.refresh(target.stored.index))
-    return heads, [
-        one
-        for shard, head in heads.items()
-        for one in engine.run(scan(target.stored, engine.dialect, shard, -1, head.checkpoint, 10_000))
-    ]
+    spans = {shard: (-1, head.checkpoint) for shard, head in heads.items()}
+    found = engine.run(scan(target.stored, engine.dialect, spans, 10_000))
+    return heads, [one for held in found.values() for one in held]
 
 
 @pytest.mark.parametrize(("spans", "closely"), [(5_000, 50_000), (20, 50_000), (20, 7), (1, 50)])

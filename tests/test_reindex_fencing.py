@@ -15,7 +15,7 @@ from test_reindex import FAST, SHARDS, filled, now
 from knnex.engines import Engine, Flow, Request, Response
 from knnex.engines.wire import drive
 from knnex.errors import EngineBusy, ReindexStopped
-from knnex.ingest.reindex import Options, Step, abort, drop_version, reindex, versions
+from knnex.ingest.reindex import Options, Step, abort, compare, drop_version, reading, reindex, versions
 from knnex.mappings import Spec
 
 SILENT = Options(page=20, ttl=1.0, beats=False)
@@ -177,8 +177,10 @@ def test_what_was_deleted_just_before_the_swap_is_found_without_comparing_all_ag
 
 
 def test_what_changed_while_all_was_compared_and_was_deleted_then_is_found_too(
-    engine: Engine, index_name: str, tiny: Path
+    engine: Engine, index_name: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compare, "_SCAN", 20)
+    monkeypatch.setattr(reading, "_LEAST", 1)
     spec: Spec = films(index_name, str(tiny), settings=SHARDS)
     made(engine, spec)
     stranger = Stranger(engine, index_name)
@@ -188,7 +190,7 @@ def test_what_changed_while_all_was_compared_and_was_deleted_then_is_found_too(
 
     def act(step: Step) -> None:
         if step.name == "compare" and step.done and not done_before:
-            done_before.append("changed")  # those of the other shard before they were seen
+            done_before.append("changed")  # most of them before they were seen
             for one in range(60):
                 stranger.put(str(one), {"title": f"other {one}"})
             stranger.send("POST", "_refresh")

@@ -19,6 +19,7 @@ from hypothesis import strategies as some
 
 from knnex.engines import Access, Engine, Request, open_engine, path_of
 from knnex.engines.clients import package_of, sender
+from knnex.engines.hops import CHOOSERS
 from knnex.engines.straight import Answer, parsed, straight
 from knnex.errors import EngineUnreachable, IndexMissing, RequestRejected
 
@@ -243,6 +244,21 @@ def test_threads_do_not_get_each_others_answers(engine: Engine, index: str) -> N
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_threads_side_by_side_keep_their_connections(engine_url: str) -> None:
+    opened = open_engine(engine_url, Access())
+    opened.send(Request("GET", "/_cluster/health"))
+    choose = CHOOSERS[package_of(opened.client)](opened.client)
+    hop = choose() if choose else None
+    assert hop is not None
+    rounds = []
+    for _ in range(2):
+        rounds.append([hop.pool._get_conn() for _ in range(10)])
+        for one in rounds[-1]:
+            hop.pool._put_conn(one)
+    assert {id(one) for one in rounds[0]} == {id(one) for one in rounds[1]}
+    opened.close()
 
 
 def test_a_path_with_a_line_break_is_not_sent(engine: Engine) -> None:

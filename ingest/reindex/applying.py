@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from ..log import EventLog
 from ..patience import patiently
 from ..target import make_target
 from .control import Lock, read
-from .reading import Held, scan
+from .reading import Held, scanned
 from .report import Gate, Options, Report, Step, Tell
 from .runs import reindex
 
@@ -132,21 +132,12 @@ class _InPlace:
         heads = self._ask(partial(feed.heads, stored.index))
         self._ask(partial(feed.refresh, stored.index))
         total, done = sum(head.checkpoint + 1 for head in heads.values()), 0
-        for shard, head in heads.items():
-            for found in self._pages(stored, shard, head.checkpoint):
-                self._ask(partial(_touched, stored.index, found))
-                done += len(found)
-                self.tell(Step(REWRITE, done, max(total, done)))
+        spans = {shard: (-1, head.checkpoint) for shard, head in heads.items()}
+        for found in scanned(self._ask, stored, self.engine.dialect, spans, _PAGE):
+            self._ask(partial(_touched, stored.index, found))
+            done += len(found)
+            self.tell(Step(REWRITE, done, max(total, done)))
         return done
-
-    def _pages(self, stored: Stored, shard: int, upto: int) -> Iterator[Sequence[Held]]:
-        after = -1
-        while after < upto:
-            found: list[Held] = self._ask(partial(scan, stored, self.engine.dialect, shard, after, upto, _PAGE))
-            if not found:
-                return
-            yield found
-            after = found[-1].seq_no
 
     def _fill(self) -> FeedReport:
         """One pass of the change feed over all documents gives them the vectors they lack."""

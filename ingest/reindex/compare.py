@@ -12,7 +12,7 @@ from ...mappings import Stored
 from ..feed import Head
 from .copying import Copier
 from .known import Known
-from .reading import Held, Place, distinct, fetch, scan, versions
+from .reading import Held, Place, distinct, fetch, scanned, versions
 
 T = TypeVar("T")
 Heads = Mapping[int, Head]
@@ -164,19 +164,8 @@ class Comparer:
     def _pages(
         self, where: Stored, heads: Heads, since: Callable[[int, Head], int] = lambda _, __: -1
     ) -> Iterator[list[Held]]:
-        for shard, head in heads.items():
-            after = since(shard, head)
-            while after < head.checkpoint:
-                found = self._scan(where, shard, after, head.checkpoint)
-                if found:
-                    yield found
-                if len(found) < _SCAN:
-                    break
-                after = found[-1].seq_no
-
-    def _scan(self, where: Stored, shard: int, after: int, upto: int) -> list[Held]:
-        found: list[Held] = self.ask(lambda: scan(where, self.dialect, shard, after, upto, _SCAN, self.moves))
-        return found
+        spans = {shard: (since(shard, head), head.checkpoint) for shard, head in heads.items()}
+        return scanned(self.ask, where, self.dialect, spans, _SCAN, self.moves)
 
 
 def _in(one: Held, part: int, parts: int) -> bool:

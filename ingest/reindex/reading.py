@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ...engines import Dialect, Flow, Request, path_of
+from ...engines.gate import part
 from ...mappings import PROVENANCE, Stored
 from ..feed import on_shard
 from ..verify import documents
@@ -14,6 +16,8 @@ from ..verify import documents
 _VERSION = f"{PROVENANCE}.version"
 # Versions from here on come from elsewhere: of copies, and of those who give their own. Nobody counts so far from one.
 _GIVEN = 1 << 40
+# Of one shard at least so many documents are read at once.
+_LEAST = 100
 # Bits for the places in the history of a shard between two moves of the alias; and how many moves there is room for
 # below the versions of events, which count milliseconds in their upper bits.
 _MOVE, _MOVES = 50, (1 << 10) - 1
@@ -63,13 +67,38 @@ def page(
 
 
 def scan(
-    stored: Stored, dialect: Dialect, shard: int, after: int, upto: int, size: int, moves: int = 0
-) -> Flow[list[Held]]:
-    """The same without their contents, at most 10,000 at once."""
-    body = _within(after, upto, size) | {"_source": False, "docvalue_fields": [_VERSION]}
-    params = on_shard(dialect, shard) | {"filter_path": "hits.hits"}
-    response = yield Request("POST", path_of(stored.index, "_search"), params, body)
-    return [_held(stored, hit, moves, shard) for hit in response.body.get("hits", {}).get("hits", ())]
+    stored: Stored, dialect: Dialect, spans: Mapping[int, tuple[int, int]], size: int, moves: int = 0
+) -> Flow[dict[int, list[Held]]]:
+    """The same without their contents, of several shards at once: of each the first `size`, at most 10,000."""
+    lines: list[Mapping[str, Any]] = []
+    for shard, (after, upto) in spans.items():
+        body = _within(after, upto, size) | {"_source": False, "docvalue_fields": [_VERSION]}
+        lines += [on_shard(dialect, shard), body]
+    # Without the status an answer of no hits would be left out altogether.
+    params = {"filter_path": "responses.hits.hits,responses.error,responses.status"}
+    response = yield Request("POST", path_of(stored.index, "_msearch"), params, tuple(lines))
+    return {
+        shard: [_held(stored, hit, moves, shard) for hit in part(answer).get("hits", {}).get("hits", ())]
+        for shard, answer in zip(spans, response.body["responses"], strict=True)
+    }
+
+
+def scanned(
+    ask: Callable[[Callable[[], Flow[Any]]], Any],
+    stored: Stored,
+    dialect: Dialect,
+    spans: Mapping[int, tuple[int, int]],
+    size: int,
+    moves: int = 0,
+) -> Iterator[list[Held]]:
+    """All of these spans, about `size` at a time of all shards together; `ask` runs a flow."""
+    left = dict(spans)
+    while left := {shard: (after, upto) for shard, (after, upto) in left.items() if after < upto}:
+        each = max(_LEAST, size // len(left))
+        found: dict[int, list[Held]] = ask(partial(scan, stored, dialect, left, each, moves))
+        if any(found.values()):
+            yield [one for held in found.values() for one in held]
+        left = {shard: (held[-1].seq_no, left[shard][1]) for shard, held in found.items() if len(held) == each}
 
 
 def _within(after: int, upto: int, size: int) -> dict[str, Any]:

@@ -239,10 +239,14 @@ class MemoryEngine:
         return {"docs": docs}
 
     def post_search(self, name: str, request: Request) -> Document:
-        """A range of sequence numbers, in their order; the feed asks which documents have a vector too."""
+        """One search."""
         assert isinstance(request.body, Mapping)
+        return self.searched(name, request.body)
+
+    def searched(self, name: str, body: Mapping[str, Any]) -> Document:
+        """A range of sequence numbers, in their order; the feed asks which documents have a vector too."""
         shard = self.one(name)
-        asked = request.body["query"]["bool"]
+        asked = body["query"]["bool"]
         bounds, feed = asked["filter"][0]["range"]["_seq_no"], "must_not" in asked
         hits = []
         for id_, held in shard.searchable.items():
@@ -251,20 +255,23 @@ class MemoryEngine:
             if not bounds["gt"] < held["seq_no"] <= bounds["lte"] or (feed and note.get("deleted")):
                 continue
             hit = shard.hit(id_, held)
-            if request.body["_source"] is False:
+            if body["_source"] is False:
                 hit["fields"] = {"_knnex.version": [note["version"]]} if "version" in note else {}
                 del hit["_source"]
-            elif feed or "v" in request.body["_source"].get("excludes", ()):
+            elif feed or "v" in body["_source"].get("excludes", ()):
                 hit["_source"] = {key: value for key, value in source.items() if key != "v"}
             hits.append(hit | ({"matched_queries": ["v"] if source.get("v") else []} if feed else {}))
         hits.sort(key=lambda hit: int(hit["_seq_no"]))
-        return {"hits": {"hits": hits[: request.body["size"]]}}
+        return {"hits": {"hits": hits[: body["size"]]}}
 
     def post_msearch(self, name: str, request: Request) -> Document:
-        """How many sequence numbers there are in each span of them, or among some."""
+        """Searches; or how many sequence numbers there are in each span of them, or among some."""
         answers: list[Document] = []
         lines: Any = request.body
         for body in lines[1::2]:
+            if "aggs" not in body:
+                answers.append(self.searched(name, body))
+                continue
             width = body["aggs"]["spans"]["histogram"]["interval"]
             places = [held["seq_no"] for held in self.one(name).searchable.values()]
             among = body["query"]["terms"]["_seq_no"] if "query" in body else places
