@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from ..errors import InputError
@@ -19,15 +20,22 @@ def text_of(source: str | Sequence[str], document: Mapping[str, Any]) -> str | N
     field that holds an object.
     """
     if isinstance(source, str):
-        values = {name: value_of(name, document) for name in _PLACEHOLDER.findall(source)}
-        if not any(values.values()):
-            return None
-        return _PLACEHOLDER.sub(lambda match: values[match[1]], source).strip()
+        filled = list(_cut(source))
+        filled[1::2] = values = [value_of(name, document) for name in filled[1::2]]
+        return "".join(filled).strip() if any(values) else None
     return "\n".join(value for value in (value_of(name, document) for name in source) if value) or None
+
+
+@lru_cache(maxsize=256)
+def _cut(template: str) -> tuple[str, ...]:
+    """What stands around and in its braces, in turn."""
+    return tuple(_PLACEHOLDER.split(template))
 
 
 def value_of(path: str, document: Mapping[str, Any]) -> str:
     """A field as text; empty where it is missing, null or blank."""
+    if type(plain := document.get(path)) is str:
+        return plain.strip()
     found = _walk(document, path)
     return ", ".join(text for text in (_scalar(value, path) for value in found) if text)
 
