@@ -2,11 +2,11 @@
 
     make bench-live ARGS="--engine opensearch --documents 1500 --rounds 5"
 
-Ratios of one run: documents sent again unchanged beside their first time, and the last of many times; the same where all are sent all the same,
-and beside the writing of ready vectors, which that cannot save (each document gets its new version); through log and
-worker beside the same code in this process; the time from accepting one document until a search finds it beside the
-index's refresh interval. Processor seconds, of this process, worker, engine and Redis together, say the same where
-other processes take the machine's time.
+Ratios of one run: documents sent again unchanged beside their first time, at once and for the last of many times; the
+same where all are sent all the same, and beside the writing of ready vectors, which that cannot save (each document
+gets its new version); through log and worker beside the same code in this process; the time from accepting one
+document until a search finds it beside the index's refresh interval. Processor seconds, of this process, worker, engine
+and Redis together, say the same where other processes take the machine's time.
 """
 
 from __future__ import annotations

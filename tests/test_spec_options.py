@@ -132,3 +132,11 @@ def test_a_vector_of_four_words_is_a_vector_as_before(dialect: Dialect) -> None:
     made = dialect.vector_field(VectorField(64, "cosine", 16, 100, "none"))
     spec = load_spec({**PLAIN, "embeddings": {"v": VECTOR}})
     assert index_body(spec, dialect, {"v": Resolved(64, "f")})["mappings"]["properties"]["v"] == made
+
+
+@pytest.mark.parametrize(("version", "kept"), [((2, 0, 1), None), ((2, 1, 0), False), ((3, 6, 0), False)])
+def test_opensearch_merges_later_unless_the_spec_says_otherwise(version: tuple[int, ...], kept: bool | None) -> None:
+    name, dialect = "index.merge_on_flush.enabled", DIALECTS["opensearch"](version)
+    assert index_body(load_spec(PLAIN), dialect, {})["settings"].get(name) is kept
+    wished = load_spec({**PLAIN, "settings": {"merge_on_flush": {"enabled": True}}})
+    assert index_body(wished, dialect, {})["settings"][name] is True

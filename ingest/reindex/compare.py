@@ -12,7 +12,7 @@ from ...mappings import Stored
 from ..feed import Head
 from .copying import Copier
 from .known import Known
-from .reading import Held, Place, distinct, fetch, scanned, versions
+from .reading import Held, Place, Written, distinct, fetch, scanned, versions
 
 T = TypeVar("T")
 Heads = Mapping[int, Head]
@@ -141,7 +141,7 @@ class Comparer:
             refused=refused,
         )
 
-    def _force(self, found: Sequence[Held], there: Mapping[Place, Held]) -> int:
+    def _force(self, found: Sequence[Held], there: Mapping[Place, Written]) -> int:
         """Documents that are newer there: deleted here, forgotten, and made again."""
         raised = [replace(one, version=there[one.place].written + 1) for one in found]
         self._forced |= {one.place: (one.version, more.version) for one, more in zip(found, raised, strict=True)}
@@ -157,8 +157,8 @@ class Comparer:
         gone = [held for place, held in extra.items() if place not in here]
         return int(self.ask(lambda: _deleted(self.copier.target.alias, gone))) if gone else 0
 
-    def _versions(self, where: Stored, places: Sequence[Place]) -> dict[Place, Held]:
-        found: dict[Place, Held] = self.ask(lambda: versions(where, places))
+    def _versions(self, where: Stored, places: Sequence[Place]) -> dict[Place, Written]:
+        found: dict[Place, Written] = self.ask(lambda: versions(where, places))
         return found
 
     def _pages(
@@ -172,7 +172,7 @@ def _in(one: Held, part: int, parts: int) -> bool:
     return parts == 1 or crc32(one.id.encode("utf-8", "surrogatepass")) % parts == part
 
 
-def _deleted(alias: str, extra: Sequence[Held]) -> Flow[int]:
+def _deleted(alias: str, extra: Sequence[Written]) -> Flow[int]:
     """Delete documents that are still as they were read; how many."""
     lines: list[Mapping[str, object]] = []
     for one in extra:

@@ -26,28 +26,34 @@ _MOVE, _MOVES = 50, (1 << 10) - 1
 Place = tuple[str, str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """When a document of an index was written last: `written` is the version it has there."""
+
+    id: str
+    routing: str | None
+    written: int
+    seq_no: int
+    primary_term: int
+
+    @property
+    def place(self) -> Place:
+        """Id and routing."""
+        return self.id, self.routing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Written):
     """A document as an index holds it; `ours`: whether knnex wrote it last.
 
     `version` is the one that its copy elsewhere has, `written` the one it has here: as a copy, that of its original.
     `shard` is known of those that were searched for.
     """
 
-    id: str
-    routing: str | None
     version: int
-    written: int
-    seq_no: int
-    primary_term: int
     source: Mapping[str, Any]
     ours: bool
     shard: int = -1
-
-    @property
-    def place(self) -> Place:
-        """Id and routing."""
-        return self.id, self.routing
 
 
 def page(
@@ -117,37 +123,42 @@ def fetch(
 ) -> Flow[list[Held]]:
     """These documents as they are now, searchable yet or not; those that are gone are left out."""
     params = dialect.get_with_vectors() | ({"_source_excludes": ",".join(left_out)} if left_out else {})
-    return (yield from _get(stored, places, params, moves))
+    return [_held(stored, one, moves) for one in (yield from _get(stored, places, params))]
 
 
-def versions(stored: Stored, places: Iterable[Place]) -> Flow[dict[Place, Held]]:
-    """When these documents were written last; nothing of what they hold, so that `version` and `ours` say nothing."""
+def versions(stored: Stored, places: Iterable[Place]) -> Flow[dict[Place, Written]]:
+    """When these documents were written last, without what they hold."""
     # Not asked for, a routing is left out along with the source.
-    held = yield from _get(stored, places, {"_source": "false", "stored_fields": "_routing"}, 0)
-    return {one.place: one for one in held}
+    found = yield from _get(stored, places, {"_source": "false", "stored_fields": "_routing"})
+    every = [Written(**_written(one)) for one in found]
+    return {one.place: one for one in every}
 
 
-def _get(stored: Stored, places: Iterable[Place], params: Mapping[str, str], moves: int) -> Flow[list[Held]]:
+def _get(stored: Stored, places: Iterable[Place], params: Mapping[str, str]) -> Flow[list[Mapping[str, Any]]]:
     docs = [{"_id": id_} if routing is None else {"_id": id_, "routing": routing} for id_, routing in places]
-    if not docs:
-        return []
-    return [_held(stored, one, moves) for one in (yield from documents(stored.index, docs, params))]
+    return (yield from documents(stored.index, docs, params)) if docs else []
+
+
+def _written(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": found["_id"],
+        "routing": found.get("_routing"),
+        "written": int(found["_version"]),
+        "seq_no": int(found["_seq_no"]),
+        "primary_term": int(found["_primary_term"]),
+    }
 
 
 def _held(stored: Stored, found: Mapping[str, Any], moves: int, shard: int = -1) -> Held:
-    source = found.get("_source") or {}
+    source, version = found.get("_source") or {}, int(found["_version"])
     given = found.get("fields", {}).get(_VERSION) if "fields" in found else _noted(source)
     noted = int(given[0]) if isinstance(given, list) else given
     return Held(
-        found["_id"],
-        found.get("_routing"),
-        int(found["_version"]) if noted is not None or stored.spec.version else _version(found, moves),
-        int(found["_version"]),
-        int(found["_seq_no"]),
-        int(found["_primary_term"]),
-        source,
-        noted == int(found["_version"]),
-        shard,
+        **_written(found),
+        version=version if noted is not None or stored.spec.version else _version(found, moves),
+        source=source,
+        ours=noted == version,
+        shard=shard,
     )
 
 
