@@ -194,13 +194,15 @@ def refresh(on: On, seed: int) -> dict[str, Any]:
     """Seconds that a refresh takes after each 300 documents with vectors of 384 dims: as knnex makes indexes, and where
     the engine merges meanwhile, as OpenSearch does by default."""
     numbers, chance = np.random.default_rng(seed), random.Random(seed)
-    merging = {"index.merge_on_flush.enabled": True} if on.engine.dialect.product == "opensearch" else {}
+    ways: dict[str, dict[str, bool]] = {"later": {}}
+    if on.engine.dialect.product == "opensearch":
+        ways["meanwhile"] = {"index.merge_on_flush.enabled": True}
     properties = {"v": on.engine.dialect.vector_field(VectorField(384, "cosine", 16, 100, "none"))}
-    took: dict[str, list[float]] = {"later": [], "meanwhile": []}
-    names = {kind: f"knnex-bench-{kind}-{seed}" for kind in took}
+    took: dict[str, list[float]] = {kind: [] for kind in ways}
+    names = {kind: f"knnex-bench-{kind}-{seed}" for kind in ways}
     for kind, name in names.items():
         settings = on.engine.dialect.index_settings() | {"index.refresh_interval": "-1"}
-        settings |= SHARDS | (merging if kind == "meanwhile" else {})
+        settings |= SHARDS | ways[kind]
         on.ask("PUT", name, body={"settings": settings, "mappings": {"properties": properties}})
     for one in range(-(-on.documents // 1000) + 40):
         first = one * 1000 if one * 1000 < on.documents else None

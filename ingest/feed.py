@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import Any
 
 from ..engines import Dialect, Flow, Request, Response, path_of
+from ..engines.gate import part
 from ..errors import EngineBusy, EngineError, RequestRejected
 from ..mappings import PROVENANCE, Spec
 from .positions import MAX_SEQUENCE, position_of
@@ -88,6 +89,15 @@ def refresh(index: str) -> Flow[None]:
 def on_shard(dialect: Dialect, shard: int) -> dict[str, str]:
     """The parameters of a search of one shard, all of it."""
     return {"preference": f"_shards:{shard}{_COPY.get(dialect.product, '')}", "allow_partial_search_results": "false"}
+
+
+def on_shards(
+    index: str, dialect: Dialect, asked: Sequence[tuple[int, Mapping[str, Any]]], **params: str
+) -> Flow[list[Mapping[str, Any]]]:
+    """Searches of one shard each, in one request; their answers in the same order."""
+    lines = tuple(line for shard, body in asked for line in (on_shard(dialect, shard), body))
+    response = yield Request("POST", path_of(index, "_msearch"), params, lines)
+    return [part(answer) for answer in response.body["responses"]]
 
 
 def changes(

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from threading import RLock
 from typing import Any
 
-from ...engines import Dialect, Flow, Request, path_of
-from ...engines.gate import part
-from ..feed import Head, on_shard
+from ...engines import Dialect, Flow
+from ..feed import Head, on_shards
 from .reading import Held, Place
 
 # In so many spans the history of a shard is counted.
@@ -98,15 +97,13 @@ def _counted(
 ) -> Flow[list[dict[int, int]]]:
     """How many documents were changed last in each span of the history of a shard, by its number: for each that is
     asked for, of a shard, of a width, all documents or those at some places."""
-    lines: list[Mapping[str, Any]] = []
+    bodies: list[tuple[int, Mapping[str, Any]]] = []
     for shard, width, places in asked:
         counting = {"histogram": {"field": "_seq_no", "interval": width, "min_doc_count": 1}}
         within = {} if places is None else {"query": {"terms": {"_seq_no": places}}}
-        body = {"size": 0, "track_total_hits": False, "aggs": {"spans": counting}} | within
-        lines += [on_shard(dialect, shard), body]
-    response = yield Request("POST", path_of(index, "_msearch"), body=tuple(lines))
+        bodies.append((shard, {"size": 0, "track_total_hits": False, "aggs": {"spans": counting}} | within))
     counts = []
-    for (_, width, _), answer in zip(asked, response.body["responses"], strict=True):
-        buckets = part(answer)["aggregations"]["spans"]["buckets"]
+    for (_, width, _), answer in zip(asked, (yield from on_shards(index, dialect, bodies)), strict=True):
+        buckets = answer["aggregations"]["spans"]["buckets"]
         counts.append({int(one["key"]) // width: int(one["doc_count"]) for one in buckets})
     return counts

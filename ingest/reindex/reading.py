@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 from ...engines import Dialect, Flow, Request, path_of
-from ...engines.gate import part
 from ...mappings import PROVENANCE, Stored
-from ..feed import on_shard
+from ..feed import on_shard, on_shards
 from ..verify import documents
 
 _VERSION = f"{PROVENANCE}.version"
@@ -76,16 +75,14 @@ def scan(
     stored: Stored, dialect: Dialect, spans: Mapping[int, tuple[int, int]], size: int, moves: int = 0
 ) -> Flow[dict[int, list[Held]]]:
     """The same without their contents, of several shards at once: of each the first `size`, at most 10,000."""
-    lines: list[Mapping[str, Any]] = []
-    for shard, (after, upto) in spans.items():
-        body = _within(after, upto, size) | {"_source": False, "docvalue_fields": [_VERSION]}
-        lines += [on_shard(dialect, shard), body]
+    contents = {"_source": False, "docvalue_fields": [_VERSION]}
+    asked = [(shard, _within(after, upto, size) | contents) for shard, (after, upto) in spans.items()]
     # Without the status an answer of no hits would be left out altogether.
-    params = {"filter_path": "responses.hits.hits,responses.error,responses.status"}
-    response = yield Request("POST", path_of(stored.index, "_msearch"), params, tuple(lines))
+    wanted = "responses.hits.hits,responses.error,responses.status"
+    answers = yield from on_shards(stored.index, dialect, asked, filter_path=wanted)
     return {
-        shard: [_held(stored, hit, moves, shard) for hit in part(answer).get("hits", {}).get("hits", ())]
-        for shard, answer in zip(spans, response.body["responses"], strict=True)
+        shard: [_held(stored, hit, moves, shard) for hit in answer.get("hits", {}).get("hits", ())]
+        for shard, answer in zip(spans, answers, strict=True)
     }
 
 
