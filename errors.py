@@ -12,7 +12,8 @@ KnnexError
 ├── QueryError               a query that cannot be asked
 │   ├── UnknownField         it names a field the index does not have
 │   └── UnsupportedByEngine  this engine has no way to run it
-├── LogUnavailable           the event log (Redis) cannot be reached or is unsafe
+├── LogUnavailable           the event log cannot be used, or is unsafe
+│   └── LogUnreachable       it does not answer
 ├── IngestIncomplete         some documents did not go in
 ├── ReindexStopped           a new index version was not swapped in
 │   └── AlreadyRunning       somebody else is building one
@@ -85,7 +86,11 @@ class UnsupportedByEngine(QueryError):
 
 
 class LogUnavailable(KnnexError):
-    """The event log cannot be reached."""
+    """The event log cannot be used."""
+
+
+class LogUnreachable(LogUnavailable):
+    """The event log does not answer."""
 
 
 class IngestIncomplete(KnnexError):

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..errors import LogUnavailable
+from ..errors import LogUnavailable, LogUnreachable
 from .positions import Lane
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class RedisLink:
                 hint="put them into KNNEX_REDIS_URL: redis://USER:PASSWORD@HOST:6379/0",
             ) from None
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
-            raise LogUnavailable(
+            raise LogUnreachable(
                 f"no answer from Redis at {self.address}: {error}",
                 hint="check KNNEX_REDIS_URL and that Redis runs; `knnex up` starts one here",
             ) from None

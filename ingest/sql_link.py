@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ..errors import LogUnavailable
+from ..errors import LogUnavailable, LogUnreachable
 from .sql_tables import SCHEMA, make_tables, tables
 
 # Seconds for which one who writes waits for another.
@@ -150,11 +150,11 @@ class SqlLink:
         except (exc.SQLAlchemyError, sqlite3.Error) as error:  # the latter while a connection is prepared
             origin = getattr(error, "orig", None) or error
             told, state = self._told(origin), getattr(origin, "sqlstate", None) or ""
-            reason, way_out = next(
-                (found for known, *found in _KNOWN if any(one in told or one == state for one in known)),
-                ("{}: {told}", None),
-            )
-            raise LogUnavailable(reason.format(f"the database {self.address}", told=told), hint=way_out) from None
+            found = next((found for known, *found in _KNOWN if any(one in told or one == state for one in known)), None)
+            reason, way_out = found or ("{}: {told}", None)
+            # What no row knows of a connection is that there is none: libpq names neither code nor kind.
+            kind = LogUnavailable if found or not isinstance(error, exc.OperationalError) else LogUnreachable
+            raise kind(reason.format(f"the database {self.address}", told=told), hint=way_out) from None
 
     def _told(self, error: BaseException) -> str:
         """What an error says, in one line and without the password."""

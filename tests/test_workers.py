@@ -15,6 +15,8 @@ import pytest
 from crew import Process, running
 from filling import films, held, made, one_engine, own_log, settled
 from homes import open_home, until
+from proxy import gate
+from pydantic import SecretStr
 
 from knnex.encoders import VectorCache
 from knnex.engines import Engine
@@ -265,11 +267,55 @@ def test_a_doorbell_that_nobody_hears_says_so() -> None:
         ring(make_app(Settings(redis_url="redis://127.0.0.1:1/0")))()
 
 
-def test_a_worker_does_not_start_without_its_servers(redis_url: str) -> None:
+def test_a_worker_does_not_start_without_its_servers(redis_url: str, fresh_settings: pytest.MonkeyPatch) -> None:
+    fresh_settings.setenv("KNNEX_START_WAIT", "0")
     with pytest.raises(LogUnavailable, match="no answer from Redis"):
         run_worker("http://127.0.0.1:1", "redis://127.0.0.1:1/0")
     with pytest.raises(EngineUnreachable, match=r"no answer from http://127\.0\.0\.1:1"):
         run_worker("http://127.0.0.1:1", redis_url)
+
+
+def test_a_worker_that_starts_before_its_servers_waits_for_them(
+    engine_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As all of a machine's services start at once, and the engine is the slowest."""
+    redis_port, engine_port = free_port(), free_port()
+    ours = Settings(
+        url=f"http://127.0.0.1:{engine_port}", redis_url=f"redis://127.0.0.1:{redis_port}/0", start_wait=300
+    )
+    worker = Worker(ours)
+    began = threading.Thread(target=worker.begin, daemon=True)
+    began.start()
+    until(lambda: "no answer from Redis" in caplog.text)
+    with open_home() as home, start_redis(home=home, port=redis_port):
+        until(lambda: f"no answer from {ours.url}" in caplog.text)
+        with gate(engine_url, port=engine_port):
+            began.join(60)
+            assert not began.is_alive()
+            assert worker.engine.dialect
+    waits = [record for record in caplog.records if getattr(record, "action", "") == "start_waits"]
+    assert len(waits) == 2, "each is told once"
+    assert all("asked again for" in record.message for record in waits)
+
+
+def test_a_worker_that_waits_for_its_servers_can_be_stopped(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    worker, ended = Worker(Settings(url="http://127.0.0.1:1", redis_url=redis_url, start_wait=300)), threading.Event()
+
+    def begin() -> None:
+        with pytest.raises(EngineUnreachable):
+            worker.begin()
+        ended.set()
+
+    threading.Thread(target=begin, daemon=True).start()
+    until(lambda: "asked again for" in caplog.text)
+    worker.stop.set()
+    assert ended.wait(30)
+
+
+def test_a_log_that_could_lose_events_is_not_waited_for() -> None:
+    worker = Worker(Settings(log_url=SecretStr("sqlite:///:memory:"), start_wait=300))
+    with pytest.raises(LogUnavailable, match="would lose its events"):
+        worker.begin()
 
 
 def test_a_pool_that_cannot_work_is_refused() -> None:

@@ -27,6 +27,7 @@ def start_background(settings: Settings, patience: float = PATIENCE, options: Se
     log.check()
     ours = {"KNNEX_URL": engine_url(settings), "KNNEX_LOG_URL": log_url(settings)}
     ours["KNNEX_BROKER_URL"] = broker_url(settings)
+    ours["KNNEX_START_WAIT"] = "0"  # somebody waits to hear that it runs
     command = [sys.executable, "-m", "knnex", "worker", *options]
     worker = keep(NAME, command, {**os.environ, **ours}, home=settings.home)
     until = time.monotonic() + patience

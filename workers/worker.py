@@ -14,7 +14,7 @@ from typing import Any
 from ..encoders import open_cache
 from ..engines import Engine, open_engine
 from ..engines.places import access, engine_url, log_url
-from ..errors import KnnexError
+from ..errors import EngineBusy, EngineUnreachable, KnnexError, LogUnreachable
 from ..ingest import EventLog, Lane, Target, open_log
 from ..ingest.log import DRAINED, URGENT
 from ..settings import Settings
@@ -43,6 +43,8 @@ _ANYBODYS = 1.5
 _BELIEVED = 0.05
 # Of a worker's rate, how much the newest drain weighs.
 _NEWEST = 0.3
+# Seconds between two looks for servers that do not answer yet; at first less.
+_LOOK_AGAIN, _LOOK_SOON = 3.0, 0.25
 
 
 class Worker:
@@ -103,8 +105,23 @@ class Worker:
     def begin(self) -> None:
         """Before anything else: refuse an unsafe log, reach the engine, and try again what another worker left alone.
 
-        Raises LogUnavailable, EngineUnreachable, AccessDenied.
+        Servers that do not answer are waited for, as the settings say. Raises LogUnavailable, EngineUnreachable,
+        EngineBusy, AccessDenied.
         """
+        until, delay, told = time.monotonic() + self.settings.start_wait, _LOOK_SOON, ""
+        while True:
+            try:
+                return self._begin()
+            except (EngineBusy, EngineUnreachable, LogUnreachable) as error:
+                left = until - time.monotonic()
+                if left <= 0 or self.stop.stopping:
+                    raise
+                if told != (told := str(error)):
+                    log.warning("%s; asked again for %.0f s", error, left, extra={"action": "start_waits"})
+            self.stop.wait(min(delay, left))
+            delay = min(_LOOK_AGAIN, delay * 2)
+
+    def _begin(self) -> None:
         self.log.check()
         log.debug("%s at %s", self.engine.dialect, self.engine.address)
         for index in self.log.indexes():
