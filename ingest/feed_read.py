@@ -110,7 +110,7 @@ class Reader:
         keep_trying(self.events, alias, positions)
         done = enrich(self.engine, self.target, works, patience=self.patience, sleep=self.sleep)
         if alone:
-            self.events.acquit(alias, positions[0])
+            self.events.acquit(alias, positions)
         return done
 
     def _settle(self, found: Sequence[feed.Change], done: Enriched, before: Mapping[str, Buried]) -> list[Buried]:

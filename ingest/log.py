@@ -187,12 +187,20 @@ class EventLog(Protocol):
         """The counters of an index: written, stale, deleted, buried, encoded, cached, without_vector."""
         ...
 
+    def doubt(self, index: str, positions: Sequence[str]) -> None:
+        """Note that these events are being tried, together."""
+        ...
+
+    def doubted(self, index: str, positions: Sequence[str]) -> set[str]:
+        """Those of which it is noted that they were being tried, together or alone."""
+        ...
+
     def blame(self, index: str, position: str) -> int:
         """Note that this event is being tried alone; how often it has been, this time included."""
         ...
 
-    def acquit(self, index: str, position: str) -> None:
-        """Note that this event, tried alone, did no harm."""
+    def acquit(self, index: str, positions: Sequence[str]) -> None:
+        """Note that these events did no harm when they were tried."""
         ...
 
     def pause(self, index: str, reason: str | None, lane: Lane | None = None) -> None:

@@ -75,15 +75,28 @@ class RedisNotes(RedisLink):
         counts = {text_in(name): int(value) for name, value in counters.items()}
         return counts | ({"buried": int(buried)} if buried else {})
 
+    def doubt(self, index: str, positions: Sequence[str]) -> None:
+        """Note that these events are being tried together; attempts at one alone stay counted."""
+        with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
+            for position in positions:
+                pipeline.hsetnx(key_of(index, "suspects"), position, 0)
+            pipeline.execute()
+
+    def doubted(self, index: str, positions: Sequence[str]) -> set[str]:
+        """Those that were being tried."""
+        with self.talking():
+            found = self.redis.hmget(key_of(index, "suspects"), list(positions)) if positions else []
+        return {position for position, tries in zip(positions, found, strict=True) if tries is not None}
+
     def blame(self, index: str, position: str) -> int:
         """Count one more attempt at an event alone."""
         with self.talking():
             return int(self.redis.hincrby(key_of(index, "suspects"), position, 1))
 
-    def acquit(self, index: str, position: str) -> None:
-        """Forget the attempts at an event alone."""
+    def acquit(self, index: str, positions: Sequence[str]) -> None:
+        """Forget the attempts at these events."""
         with self.talking():
-            self.redis.hdel(key_of(index, "suspects"), position)
+            self.redis.hdel(key_of(index, "suspects"), *positions)
 
     def pause(self, index: str, reason: str | None, lane: Lane | None = None) -> None:
         """Record why nothing is done about an index or one lane of it, or that it goes on."""

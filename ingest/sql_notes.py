@@ -60,16 +60,27 @@ class SqlNotes(SqlLink):
             lie = connection.scalar(sa.select(sa.func.count()).where(buried.c.index == index)) or 0
         return found | ({"buried": int(lie)} if lie else {})
 
+    def doubt(self, index: str, positions: Sequence[str]) -> None:
+        """Note that these events are being tried together; attempts at one alone stay counted."""
+        with self.writing() as connection:
+            for position in positions:
+                add(connection, index, "suspect", position, 0)
+
+    def doubted(self, index: str, positions: Sequence[str]) -> set[str]:
+        """Those that were being tried."""
+        with self.reading() as connection:
+            return set(positions) & _numbers(connection, index, "suspect").keys()
+
     def blame(self, index: str, position: str) -> int:
         """Count one more attempt at an event alone."""
         with self.writing() as connection:
             add(connection, index, "suspect", position, 1)
             return _numbers(connection, index, "suspect", position)[position]
 
-    def acquit(self, index: str, position: str) -> None:
-        """Forget the attempts at an event alone."""
+    def acquit(self, index: str, positions: Sequence[str]) -> None:
+        """Forget the attempts at these events."""
         with self.writing() as connection:
-            drop(connection, index, "suspect", [position])
+            drop(connection, index, "suspect", positions)
 
     def pause(self, index: str, reason: str | None, lane: Lane | None = None) -> None:
         """Record why nothing is done about an index or one lane of it, or that it goes on."""

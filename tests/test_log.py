@@ -154,8 +154,9 @@ def test_what_is_handed_back_is_taken_at_once_and_not_held_against_it(log: Event
     assert back == taken
     assert log.blame(index, taken[0].position) == 1
     assert log.blame(index, taken[0].position) == 2
-    log.acquit(index, taken[0].position)
+    log.acquit(index, [taken[0].position])
     assert log.blame(index, taken[0].position) == 1
+    assert log.doubted(index, []) == set()
     log.release(index, "b", back, 60, 30)
     assert log.take(index, "c", 2, 60) == []
     log.release(index, "b", back, 60, 0)
@@ -455,6 +456,23 @@ def test_settling_twice_changes_nothing_but_the_counters(log: EventLog, index: s
     assert log.backlog(index) == Backlog(0, 1, positions[1])
     assert log.counts(index) == {"written": 2}
     log.settle(index, [])
+
+
+def test_that_events_are_being_tried_is_noted_until_they_did_no_harm_or_are_handed_back(
+    log: EventLog, index: str
+) -> None:
+    positions = log.append(events(index, 5))
+    taken = log.take(index, "a", 5, 60)
+    assert log.doubted(index, positions) == set()
+    log.blame(index, positions[0])
+    log.doubt(index, positions[:4])
+    assert log.doubted(index, positions[1:]) == set(positions[1:4])
+    assert log.blame(index, positions[0]) == 2, "what is counted of it alone stays"
+    log.acquit(index, positions[:2])
+    log.settle(index, positions[2:3])
+    log.release(index, "a", taken[3:4], 60, 0)
+    assert log.doubted(index, positions) == set()
+    assert log.blame(index, positions[0]) == 1
 
 
 def test_all_that_is_known_of_an_index_can_be_forgotten(log: EventLog, index: str) -> None:

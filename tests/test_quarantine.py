@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -310,6 +311,29 @@ def test_updates_stay_in_their_order_where_one_is_suspect(engine: Engine, index_
     (one,) = log.buried(index_name)
     assert one.event
     assert (one.event.op, one.event.document) == ("update", {"title": "KILL"})
+
+
+@one_engine
+def test_only_what_was_being_tried_when_its_worker_died_is_tried_alone(
+    engine: Engine, index_name: str, log: RedisLog, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "knnex")
+    engine.run(create(deadly_spec(index_name), engine.dialect, RESOLVED))
+    words = {3: "KILL", 30: "KILL"}
+    positions = log.append([event(f"{words.get(n, 'film')} {n}", str(n), index_name) for n in range(40)])
+    for consumer in ("dead", "too"):
+        assert len(awaited(lambda name=consumer: log.take(index_name, name, 40, 0.2))) == 40
+    log.doubt(index_name, positions[:8])
+    targets = DeadlyTargets(engine, tmp_path / "notes")
+    awaited(lambda: (drain(log, targets, consumer="a", lease=0.2), not log.backlog(index_name).total)[1])
+    written = [record.getMessage() for record in caplog.records if "wrote" in record.getMessage()]
+    # Seven of those alone; the others sixteen at a time, of which the second group had to be gone through.
+    assert sum(" of 1 documents" in one for one in written) == 7 + 15
+    assert sum(" of 16 documents" in one for one in written) == 1
+    assert sorted(int(one.id) for one in log.buried(index_name)) == [3, 30]
+    deaths = Counter(line.split()[1] for line in (tmp_path / "notes").read_text().splitlines())
+    assert deaths == {"3": 1, "30": 2}
+    assert log.redis.hlen(f"knnex:{{{index_name}}}:suspects") == 0
 
 
 @one_engine

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import telemetry
 from ..engines import Engine
@@ -42,6 +42,8 @@ SUSPECT_WAIT = 0.2
 BATCH_SECONDS, SHARE, LEAST = 8.0, 4, 64
 # While a backfill is encoded, seconds until it is looked again for what is urgent.
 LOOK = 0.2
+# While there are suspects, seconds until others' events are looked for again; until then no lease ends.
+RECLAIM, NEVER = 3.0, 1e6
 
 
 class Opens(Protocol):
@@ -79,8 +81,7 @@ def drain(
     their order; `figures` are told of every batch. Without `heartbeat` and `writer` threads are started for these.
     Suspects are tried in `quarantine`, or in one for this drain alone. The model must answer within `deadline` seconds
     (KNNEX_DEADLINE), or the process ends. While a backfill is encoded, it is looked every `look` seconds for what is
-    urgent. `lease_of` tells, index by index, after which time the events of a silent
-    worker are taken, where that is not the lease.
+    urgent. `lease_of` an index is how long its events are a silent worker's, where that is not the lease.
 
     Raises LogUnavailable.
     """
@@ -93,7 +94,7 @@ def drain(
         stop = stop or threading.Event()
         run = _Drain(
             log, targets, consumer, batch, lease, stop, patience, lanes, heartbeat, writer, cells, deadline, look,
-            figures, lease_of,
+            figures, lease_of or (lambda _: lease),
         )  # fmt: skip
         return run.until(time.monotonic() + seconds)
 
@@ -115,20 +116,24 @@ class _Drain(Books):
         deadline: float,
         look: float,
         figures: Figures | None,
-        lease_of: Callable[[str], float] | None = None,
+        lease_of: Callable[[str], float],
     ) -> None:
         super().__init__(log, consumer, lease, figures)
         self.targets, self.batch, self.look = targets, batch, look
-        self.stop, self.patience, self.lanes, self.heartbeat, self.writer = stop, patience, lanes, heartbeat, writer
-        self.lease_of = lease_of or (lambda _: lease)
+        self.stop, self.lanes, self.heartbeat, self.writer = stop, lanes, heartbeat, writer
+        self.asking: dict[str, Any] = {"patience": patience, "sleep": stop.wait}
+        self.lease_of = lease_of
+        # By index, when silent workers' events are looked for again although there is no room for more suspects.
+        self.reclaim_at: dict[str, float] = {}
         # When it is looked for again, and for how long it was served, in seconds.
         self.look_at = self.away = 0.0
         # By index, how many are taken next of what is not urgent.
         self.counts: dict[str, int] = {}
         self.writing: Future[None] | None = None
         self.suspects = Suspects(
-            log, targets.engine, self, heartbeat, quarantine, deadline=deadline, stop=stop, patience=patience
-        )
+            log, targets.engine, self, heartbeat, quarantine, deadline=deadline, stop=stop,
+            finish_writing=self.finish_writing, patience=patience,
+        )  # fmt: skip
 
     def until(self, deadline: float) -> DrainReport:
         try:
@@ -179,13 +184,20 @@ class _Drain(Books):
 
     def _take(self, index: str, lanes: Sequence[Lane]) -> list[Delivered]:
         """What is urgent, and else one of the other lanes: what is urgent would wait for all that came with it."""
-        urgent, lease = [lane for lane in lanes if lane in URGENT], self.lease_of(index)
+        urgent, lease = [lane for lane in lanes if lane in URGENT], self._lease(index)
         taken = self.log.take(index, self.consumer, self.batch, lease, urgent) if urgent else []
         count = min(self.batch, self.counts.get(index, max(LEAST, self.batch // SHARE)))
         for lane in lanes:
             if lane not in URGENT and not taken:
                 taken = self.log.take(index, self.consumer, count, lease, (lane,))
         return taken
+
+    def _lease(self, index: str) -> float:
+        now = time.monotonic()
+        if self.suspects.waiting and now < self.reclaim_at.get(index, 0.0):
+            return NEVER
+        self.reclaim_at[index] = now + RECLAIM
+        return self.lease_of(index)
 
     def _open(self, index: str) -> Target | None:
         try:
@@ -254,17 +266,11 @@ class _Drain(Books):
         self, target: Target, events: Sequence[Event], prepare: Callable[..., Prepared]
     ) -> Callable[[], BatchReport]:
         """Encode; what is given back writes it."""
-        engine, sleep = self.targets.engine, self.stop.wait
+        engine = self.targets.engine
         if events[0].op == "copy":
-            return prepare_copies(
-                engine,
-                target,
-                events,
-                patience=self.patience,
-                sleep=sleep,
-                prepare=partial(prepare, prepare=prepare_safely),
-            )
-        return partial(write_prepared, engine, target, prepare(target, events), patience=self.patience, sleep=sleep)
+            safely = partial(prepare, prepare=prepare_safely)
+            return prepare_copies(engine, target, events, prepare=safely, **self.asking)
+        return partial(write_prepared, engine, target, prepare(target, events), **self.asking)
 
     def _prepare(
         self,
@@ -280,20 +286,10 @@ class _Drain(Books):
         """Apply partial updates: each reads its document first, so that nothing is prepared ahead."""
         self.finish_writing()
         events, span = [one.event for one in taken], self._begun(target, taken)
+        apply = partial(apply_updates, self.targets.engine, target, events, prepare=self._prepare, **self.asking)
         try:
             with span.inside(), self.heartbeat.holding(target.alias, taken):
-                self.guarded(
-                    target,
-                    taken,
-                    lambda: apply_updates(
-                        self.targets.engine,
-                        target,
-                        events,
-                        patience=self.patience,
-                        sleep=self.stop.wait,
-                        prepare=self._prepare,
-                    ),
-                )
+                self.guarded(target, taken, apply)
         finally:
             span.end()
 

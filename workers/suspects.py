@@ -2,9 +2,9 @@
 
 Most of them are innocent, since workers die of many things: some are tried together, and one by one only where that
 is deadly too. Whoever kills does so three times at most: the worker that had it, and two processes of the quarantine.
-That an event is being tried alone is noted in the log before, and taken back when it did no harm, so that this holds
-even where the whole machine goes down with it. Whose worker died twice is tried alone at once: it may have been tried
-with others by a worker that did not live to go on. While a process starts, or one event takes long, others are served.
+That an event is being tried is noted in the log before, and taken back when it did no harm, so that this holds even
+where the whole machine goes down with it: what is noted is tried alone. What only waited for its turn when its worker
+died is as innocent as before. While a process starts, or one event takes long, others are served.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any
 
 from ..engines import Engine
 from ..errors import EncoderError, EngineError
@@ -25,6 +25,7 @@ from ..ingest.apply import prepare_all, write_prepared
 from ..ingest.prepare import Prepared
 from ..ingest.reindex.orders import prepare_copies, whole_copy, write_copy
 from ..ingest.updates import resolve_updates
+from .books import Books
 from .heartbeat import Heartbeat
 from .quarantine import Outcome, Quarantine, Raised, Survived, Unjudged
 
@@ -40,30 +41,6 @@ SUSPECTS_AT_ONCE, SLICE = 512, 2.0
 TRIES_ALONE = 2
 # Seconds until those are looked at again for which there was no room; seconds a try may go on when the worker stops.
 LATER, GRACE = 1.0, 5.0
-
-
-class Drains(Protocol):
-    """What suspects need of the drain that they are a part of."""
-
-    def guarded(self, target: Target, taken: Sequence[Delivered], write: Callable[[], BatchReport]) -> None:
-        """Write and settle; hand back what could not be written, and where the model or the index is unusable."""
-        ...
-
-    def bury(self, target: Target, one: Delivered, reason: str) -> None:
-        """Bury an event."""
-        ...
-
-    def give_back(self, index: str, taken: Sequence[Delivered], delay: float) -> None:
-        """Hand events back, to be taken again after `delay` seconds, and count them; the index does not rest."""
-        ...
-
-    def rests(self, index: str) -> bool:
-        """Whether nothing is done about an index for now."""
-        ...
-
-    def finish_writing(self) -> bool:
-        """Wait until nothing is being written; whether there was something."""
-        ...
 
 
 def set_apart(taken: Sequence[Delivered]) -> tuple[Sequence[Delivered], Sequence[Delivered]]:
@@ -90,16 +67,18 @@ class Suspects:
         self,
         log: EventLog,
         engine: Engine,
-        drains: Drains,
+        books: Books,
         heartbeat: Heartbeat,
         quarantine: Quarantine,
         *,
         deadline: float,
         stop: threading.Event,
+        finish_writing: Callable[[], object],
         patience: Patience | None = None,
     ) -> None:
-        self._log, self._engine, self._drains, self._heartbeat = log, engine, drains, heartbeat
+        self._log, self._engine, self._books, self._heartbeat = log, engine, books, heartbeat
         self._quarantine, self._deadline, self._stop = quarantine, deadline, stop
+        self._finish_writing = finish_writing
         self._asking: dict[str, Any] = {"patience": patience, "sleep": stop.wait}
         self._target: Target | None = None
         # In their order; the first one is being tried if there is a trial.
@@ -107,8 +86,9 @@ class Suspects:
         self._trial: _Trial | None = None
         # How many of the first ones are to be tried one by one, and whether trying them together was deadly.
         self._alone, self._deadly = 0, False
-        #: Whether no more are kept.
-        self.closing = False
+        # Those that were being tried when their worker died.
+        self._doubted: set[str] = set()
+        self.closing = False  #: Whether no more are kept.
 
     @property
     def waiting(self) -> bool:
@@ -119,14 +99,15 @@ class Suspects:
         """Keep suspects, to be tried by `step`, and their claims; those for which there is no room are handed back."""
         room = 0 if self._left or self.closing else SUSPECTS_AT_ONCE
         if suspects[room:]:
-            self._drains.give_back(target.alias, suspects[room:], LATER)
+            self._books.give_back(target.alias, suspects[room:], LATER)
         if room:
             log.warning(
                 "Trying %d of %d documents for %s apart from the others: their worker died or was cut off",
                 *(min(room, len(suspects)), len(suspects), target.alias),
                 extra={"action": "suspects_isolated", "index": target.alias},
             )
-            self._target, self._alone = target, 0
+            again = [one.position for one in suspects[:room] if one.deliveries > SUSPECT_FROM]
+            self._target, self._alone, self._doubted = target, 0, self._log.doubted(target.alias, again)
             self._keep(suspects[:room])
 
     def step(self, wait: float = 0.0) -> None:
@@ -155,7 +136,7 @@ class Suspects:
                 self._next()
             self._trial = None
         if self._target and self._left:
-            self._drains.give_back(self._target.alias, self._left, 0.0)
+            self._books.give_back(self._target.alias, self._left, 0.0)
             self._keep(())
 
     def _go_on(self, target: Target, one: Delivered, wait: float) -> bool:
@@ -163,14 +144,15 @@ class Suspects:
         if self._trial:
             patience = max(wait, self._trial.started + SLICE - time.monotonic())
             return self._hear(target, one, self._trial, patience)
-        if self._drains.rests(target.alias):
-            self._drains.give_back(target.alias, self._left, LATER)
+        if self._books.rests(target.alias):
+            self._books.give_back(target.alias, self._left, LATER)
             self._keep(())
             return False
         ready = self._quarantine.open(target, wait)
         if ready == "starting":
             return False
         if ready == "ready" and len(together := self._together()) > 1:
+            self._log.doubt(target.alias, [one.position for one in together])
             self._quarantine.begin([one.event for one in together], self._deadline)
             self._trial = _Trial(len(together), 0, time.monotonic())
             return True
@@ -178,7 +160,7 @@ class Suspects:
         if event is None:
             return True
         if ready == "impossible":  # before it is blamed: what fails of others is not its fault
-            self._drains.finish_writing()
+            self._finish_writing()
         tries = self._log.blame(target.alias, one.position)
         if tries > TRIES_ALONE:
             self._bury(target, one, f"the worker died {TRIES_ALONE} times while it worked on this document alone")
@@ -192,7 +174,7 @@ class Suspects:
     def _together(self) -> Sequence[Delivered]:
         """Those of the first ones that are tried together; updates have their order, and each reads what the one before
         made, and copies are read one by one as well."""
-        may = takewhile(lambda one: one.deliveries == SUSPECT_FROM, self._left[:GROUP])
+        may = takewhile(lambda one: one.position not in self._doubted, self._left[:GROUP])
         return [] if self._alone or self._left[0].event.op in ("update", "copy") else list(may)
 
     def _whole(self, target: Target, one: Delivered) -> Event | None:
@@ -230,6 +212,7 @@ class Suspects:
     def _judge_all(self, target: Target, every: Sequence[Delivered], outcome: Outcome) -> None:
         """What came of trying them together: all are innocent, or it has to be found out which is not."""
         if isinstance(outcome, Survived):
+            self._log.acquit(target.alias, [one.position for one in every])
             write = partial(write_prepared, self._engine, target, outcome.prepared, **self._asking)
         elif isinstance(outcome, Raised) and outcome.broken:
             write = partial(_raise, EncoderError(outcome.reason, hint=outcome.hint))
@@ -242,7 +225,7 @@ class Suspects:
             )
             return
         try:
-            self._drains.guarded(target, every, write)
+            self._books.guarded(target, every, write)
         finally:
             self._keep(self._left[len(every) :])
 
@@ -260,7 +243,7 @@ class Suspects:
     def _judge(self, target: Target, one: Delivered, outcome: Outcome, tries: int) -> None:
         if isinstance(outcome, Survived):
             # The engine may keep us waiting now, and a worker that is killed meanwhile died of something else.
-            self._log.acquit(target.alias, one.position)
+            self._log.acquit(target.alias, [one.position])
             self._settle(target, one, partial(self._write, target, one, outcome.prepared))
         elif isinstance(outcome, Raised) and outcome.broken:
             self._settle(target, one, partial(_raise, EncoderError(outcome.reason, hint=outcome.hint)))
@@ -269,15 +252,13 @@ class Suspects:
         elif isinstance(outcome, Unjudged):
             # It comes again, and is tried here then.
             if tries == 1:
-                self._log.acquit(target.alias, one.position)
+                self._log.acquit(target.alias, [one.position])
         elif tries >= TRIES_ALONE or (self._alone and self._deadly) or one.deliveries > SUSPECT_FROM:
             self._bury(target, one, f"the process in which it was tried alone died: {outcome.how}")
         else:
             log.warning(
                 "%s of %s killed the process in which it was tried: %s",
-                one.event.id,
-                target.alias,
-                outcome.how,
+                *(one.event.id, target.alias, outcome.how),
                 extra={"action": "suspect_killed", "index": target.alias},
             )
 
@@ -296,12 +277,12 @@ class Suspects:
 
     def _settle(self, target: Target, one: Delivered, write: Callable[[], BatchReport]) -> None:
         try:
-            self._drains.guarded(target, [one], write)
+            self._books.guarded(target, [one], write)
         finally:
             self._next()
 
     def _bury(self, target: Target, one: Delivered, reason: str) -> None:
-        self._drains.bury(target, one, reason)
+        self._books.bury(target, one, reason)
         self._next()
 
     def _next(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from knnex.errors import LogUnavailable
 from knnex.ingest import LANES
@@ -39,7 +39,7 @@ class Recovery(threading.Thread):
         self.stage = stage
         self.seconds: list[float] = []
         self.events = 0
-        self._watched: list[tuple[float, dict[str, list[str]]]] = []
+        self._watched: list[tuple[float, Mapping[str, Sequence[str]]]] = []
         self._lock, self._over = threading.Lock(), threading.Event()
 
     def watch(self, held: dict[str, list[str]]) -> None:
@@ -70,11 +70,13 @@ class Recovery(threading.Thread):
                     else:
                         self.seconds.append(time.monotonic() - one[0])
 
-    def _left(self, key: str, ids: Sequence[str]) -> list[str]:
-        with self.stage.log.talking(), self.stage.log.redis.pipeline(transaction=False) as pipeline:
-            for one in ids:
-                pipeline.xrange(key, one, one)
-            return [one for one, found in zip(ids, pipeline.execute(), strict=True) if found]
+    def _left(self, key: str, ids: Sequence[str]) -> Sequence[str]:
+        """From the first one on that is there still: to ask for all of them each time would be work for a core."""
+        with self.stage.log.talking():
+            for number, one in enumerate(ids):
+                if self.stage.log.redis.xrange(key, one, one):
+                    return ids[number:]
+        return []
 
     def stop(self) -> None:
         """No more; doing it twice changes nothing."""

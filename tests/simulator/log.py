@@ -153,6 +153,13 @@ class MemoryLog:
         held = sum(self.entries[at].consumer is not None for at in mine)
         return Backlog(len(mine) - held, held, min(mine, key=version_of, default=None))
 
+    def doubt(self, index: str, positions: Sequence[str]) -> None:
+        self.schedule.pause("doubt")
+        self.suspects |= {position: self.suspects.get(position, 0) for position in positions}
+
+    def doubted(self, index: str, positions: Sequence[str]) -> set[str]:
+        return set(positions) & self.suspects.keys()
+
     def blame(self, index: str, position: str) -> int:
         self.schedule.pause("blame")
         self.suspects[position] = self.suspects.get(position, 0) + 1
@@ -165,9 +172,10 @@ class MemoryLog:
         tried = self.blamed.get(position, [])
         return sum(one in self.schedule.killed for one in tried) > 1 or len(set(tried)) > 2
 
-    def acquit(self, index: str, position: str) -> None:
+    def acquit(self, index: str, positions: Sequence[str]) -> None:
         self.schedule.pause("acquit")
-        self.suspects.pop(position, None)
+        for position in positions:
+            self.suspects.pop(position, None)
 
     def pause(self, index: str, reason: str | None, lane: Lane | None = None) -> None:
         self.reasons.pop(lane or "", None)
