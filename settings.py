@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     # Seconds a model may take for one answer, after which the worker ends itself: it hangs.
     deadline: float = Field(default=300.0, gt=0)
     # Seconds that a worker waits for an engine and a log that do not answer when it starts.
-    start_wait: float = Field(default=60.0, ge=0)
+    start_wait: float = Field(default=120.0, ge=0)
     # Events of an index that may wait in the log, beyond which producers are told to come back later.
     max_waiting: int = Field(default=1_000_000, ge=1)
     # What producers that send events over HTTP have to present; unset, only this machine is served.

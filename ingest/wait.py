@@ -18,6 +18,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _SHORTEST, _LONGEST = 0.01, 0.2
+# Seconds without movement after which it is asked what holds it up, and again after so many.
+_CHECK = 1.0
 # Seconds without movement after which an engine is given up, and a living worker taken for hung.
 _BLOCKED, _HUNG = 300.0, 900.0
 # How often `patience` a server may need for being started again.
@@ -82,7 +84,7 @@ class Waiting:
         Raises IngestIncomplete where nobody works on it.
         """
         state: Backlog | None = None
-        moved = time.monotonic()
+        moved, checked = time.monotonic(), 0.0
         while True:
             mine, whole = self.steadily(self._look)
             if done(mine, whole):
@@ -92,8 +94,11 @@ class Waiting:
             if whole != state:
                 state, moved = whole, time.monotonic()
                 self._show(mine)
-            idle = time.monotonic() - moved
-            self.steadily(partial(self._check, mine if mine.total else whole, idle))
+            now = time.monotonic()
+            idle = now - moved
+            if now - max(moved, checked) >= min(_CHECK, self.patience):
+                checked = now
+                self.steadily(partial(self._check, mine if mine.total else whole, idle))
             # A fourth of the time that nothing moved: what comes then is not waited for much longer than it took.
             self.sleep(min(_LONGEST, max(_SHORTEST, idle / 4)))
 
@@ -107,8 +112,6 @@ class Waiting:
         self.tally.show(backlog.total)
 
     def _check(self, backlog: Backlog, idle: float) -> None:
-        if idle < min(1.0, self.patience):
-            return
         waiting = f"{backlog.total} documents for {self.index!r} wait in the log"
         reason = self._paused()
         if reason:

@@ -337,6 +337,24 @@ def test_only_what_was_being_tried_when_its_worker_died_is_tried_alone(
 
 
 @one_engine
+def test_a_worker_that_tries_suspects_takes_more_of_them_until_it_has_enough(
+    engine: Engine, index_name: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "knnex")
+    monkeypatch.setattr("knnex.workers.suspects.ENOUGH", 30)
+    engine.run(create(deadly_spec(index_name), engine.dialect, RESOLVED))
+    log.append([event(f"film {n}", str(n), index_name) for n in range(100)])
+    assert len(log.take(index_name, "dead", 100, 0.2)) == 100
+    targets = DeadlyTargets(engine)
+    awaited(lambda: (drain(log, targets, consumer="a", lease=0.2, batch=20), not log.backlog(index_name).total)[1])
+    told = [record.getMessage() for record in caplog.records if "apart from the others" in record.getMessage()]
+    assert all(one.startswith("Trying 20 of 20 ") for one in told), "none is taken only to be handed back"
+    written = [record.getMessage() for record in caplog.records if "wrote" in record.getMessage()]
+    assert len(written) < 10, "those of two batches are tried together"
+    assert len(held(engine, index_name)) == 100
+
+
+@one_engine
 def test_a_worker_serves_others_while_one_document_hangs_and_lets_go_when_it_stops(
     engine: Engine, index_name: str, log: RedisLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -42,8 +42,8 @@ SUSPECT_WAIT = 0.2
 BATCH_SECONDS, SHARE, LEAST = 8.0, 4, 64
 # While a backfill is encoded, seconds until it is looked again for what is urgent.
 LOOK = 0.2
-# While there are suspects, seconds until others' events are looked for again; until then no lease ends.
-RECLAIM, NEVER = 3.0, 1e6
+# Seconds: where there are enough suspects, others' events are left to others.
+NEVER = 1e6
 
 
 class Opens(Protocol):
@@ -123,8 +123,6 @@ class _Drain(Books):
         self.stop, self.lanes, self.heartbeat, self.writer = stop, lanes, heartbeat, writer
         self.asking: dict[str, Any] = {"patience": patience, "sleep": stop.wait}
         self.lease_of = lease_of
-        # By index, when silent workers' events are looked for again although there is no room for more suspects.
-        self.reclaim_at: dict[str, float] = {}
         # When it is looked for again, and for how long it was served, in seconds.
         self.look_at = self.away = 0.0
         # By index, how many are taken next of what is not urgent.
@@ -184,20 +182,16 @@ class _Drain(Books):
 
     def _take(self, index: str, lanes: Sequence[Lane]) -> list[Delivered]:
         """What is urgent, and else one of the other lanes: what is urgent would wait for all that came with it."""
-        urgent, lease = [lane for lane in lanes if lane in URGENT], self._lease(index)
+        urgent, lease = (
+            [lane for lane in lanes if lane in URGENT],
+            NEVER if self.suspects.full else self.lease_of(index),
+        )
         taken = self.log.take(index, self.consumer, self.batch, lease, urgent) if urgent else []
         count = min(self.batch, self.counts.get(index, max(LEAST, self.batch // SHARE)))
         for lane in lanes:
             if lane not in URGENT and not taken:
                 taken = self.log.take(index, self.consumer, count, lease, (lane,))
         return taken
-
-    def _lease(self, index: str) -> float:
-        now = time.monotonic()
-        if self.suspects.waiting and now < self.reclaim_at.get(index, 0.0):
-            return NEVER
-        self.reclaim_at[index] = now + RECLAIM
-        return self.lease_of(index)
 
     def _open(self, index: str) -> Target | None:
         try:

@@ -35,8 +35,10 @@ log = logging.getLogger(__name__)
 SUSPECT_FROM = 2
 # So many are tried together: about as many tries as there are in a group find the guilty one in a batch.
 GROUP = 16
-# So many are kept at a time, since other workers may try the rest, and for so many seconds others wait for them.
-SUSPECTS_AT_ONCE, SLICE = 512, 2.0
+# So many are kept at a time, since other workers may try the rest; from so many on no more are taken.
+SUSPECTS_AT_ONCE, ENOUGH = 512, 256
+# Seconds for which others wait for them.
+SLICE = 2.0
 # Two processes that died on one event alone: it is that event.
 TRIES_ALONE = 2
 # Seconds until those are looked at again for which there was no room; seconds a try may go on when the worker stops.
@@ -95,9 +97,15 @@ class Suspects:
         """Whether there are any."""
         return bool(self._left)
 
+    @property
+    def full(self) -> bool:
+        """Whether there are enough."""
+        return len(self._left) >= ENOUGH
+
     def add(self, target: Target, suspects: Sequence[Delivered]) -> None:
         """Keep suspects, to be tried by `step`, and their claims; those for which there is no room are handed back."""
-        room = 0 if self._left or self.closing else SUSPECTS_AT_ONCE
+        others = self._left and target != self._target
+        room = 0 if self.closing or others else max(0, SUSPECTS_AT_ONCE - len(self._left))
         if suspects[room:]:
             self._books.give_back(target.alias, suspects[room:], LATER)
         if room:
@@ -106,9 +114,11 @@ class Suspects:
                 *(min(room, len(suspects)), len(suspects), target.alias),
                 extra={"action": "suspects_isolated", "index": target.alias},
             )
+            if not self._left:
+                self._target, self._alone, self._doubted = target, 0, set()
             again = [one.position for one in suspects[:room] if one.deliveries > SUSPECT_FROM]
-            self._target, self._alone, self._doubted = target, 0, self._log.doubted(target.alias, again)
-            self._keep(suspects[:room])
+            self._doubted |= self._log.doubted(target.alias, again)
+            self._keep([*self._left, *suspects[:room]])
 
     def step(self, wait: float = 0.0) -> None:
         """Try suspects for some two seconds, or until one takes longer; then wait for it `wait` seconds at most. Raises
@@ -174,8 +184,8 @@ class Suspects:
     def _together(self) -> Sequence[Delivered]:
         """Those of the first ones that are tried together; updates have their order, and each reads what the one before
         made, and copies are read one by one as well."""
-        may = takewhile(lambda one: one.position not in self._doubted, self._left[:GROUP])
-        return [] if self._alone or self._left[0].event.op in ("update", "copy") else list(may)
+        whole = takewhile(lambda one: one.event.op not in ("update", "copy"), self._left[:GROUP])
+        return [] if self._alone else list(takewhile(lambda one: one.position not in self._doubted, whole))
 
     def _whole(self, target: Target, one: Delivered) -> Event | None:
         """The event with the whole document; None for an update that comes to nothing, a copy without anything to
