@@ -40,8 +40,9 @@ SUSPECT_WAIT = 0.2
 # Of what is not urgent, first a fourth of a batch is taken, and then what the model does in so many seconds, for which
 # a worker that is told to stop may have to wait; but not so little that it would cost.
 BATCH_SECONDS, SHARE, LEAST = 8.0, 4, 64
-# While a backfill is encoded, seconds until it is looked again for what is urgent.
-LOOK = 0.2
+# While a backfill is encoded, seconds until it is looked again for what is urgent, or up to five times as many: looking
+# may cost that share of the time.
+LOOK, LOOKING = 0.2, 0.01
 # Seconds: where there are enough suspects, others' events are left to others.
 NEVER = 1e6
 
@@ -253,8 +254,9 @@ class _Drain(Books):
                     self._step(index, urgent)
         except Exception:  # none of it is the fault of what is being encoded; what was taken comes again
             log.debug("What is urgent could not be served", exc_info=True, extra={"action": "look_failed"})
-        self.away += time.monotonic() - began
-        self.look_at = time.monotonic() + self.look
+        took = time.monotonic() - began
+        self.away += took
+        self.look_at = began + took + max(self.look, min(5 * self.look, took / LOOKING))
 
     def _ready(
         self, target: Target, events: Sequence[Event], prepare: Callable[..., Prepared]
