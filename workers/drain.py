@@ -82,7 +82,8 @@ def drain(
     their order; `figures` are told of every batch. Without `heartbeat` and `writer` threads are started for these.
     Suspects are tried in `quarantine`, or in one for this drain alone. The model must answer within `deadline` seconds
     (KNNEX_DEADLINE), or the process ends. While a backfill is encoded, it is looked every `look` seconds for what is
-    urgent. `lease_of` an index is how long its events are a silent worker's, where that is not the lease.
+    urgent, or less often where looking takes long. `lease_of` an index is how long its events are a silent worker's,
+    where that is not the lease.
 
     Raises LogUnavailable.
     """
@@ -183,10 +184,8 @@ class _Drain(Books):
 
     def _take(self, index: str, lanes: Sequence[Lane]) -> list[Delivered]:
         """What is urgent, and else one of the other lanes: what is urgent would wait for all that came with it."""
-        urgent, lease = (
-            [lane for lane in lanes if lane in URGENT],
-            NEVER if self.suspects.full else self.lease_of(index),
-        )
+        urgent = [lane for lane in lanes if lane in URGENT]
+        lease = NEVER if self.suspects.full else self.lease_of(index)
         taken = self.log.take(index, self.consumer, self.batch, lease, urgent) if urgent else []
         count = min(self.batch, self.counts.get(index, max(LEAST, self.batch // SHARE)))
         for lane in lanes:
