@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from knnex.errors import LogUnavailable
 from knnex.ingest import LANES
@@ -15,8 +16,12 @@ from knnex.ingest.redis_streams import GROUP
 from .stage import Stage
 
 
-def held_by(stage: Stage, index: str, pid: int) -> dict[str, list[str]]:
-    """The events that a process has in its hands: ids of the entries by stream."""
+def held_by(stage: Stage, index: str, pid: int, lease: float = math.inf) -> dict[str, list[str]]:
+    """The events that a process has in its hands: ids of the entries by stream.
+
+    What was handed back stays under its name until another one takes it, but is as old as a `lease`, in seconds, or as
+    if it had never been delivered.
+    """
     found: dict[str, list[str]] = {}
     for lane in LANES:
         key = stream(index, lane)
@@ -27,8 +32,12 @@ def held_by(stage: Stage, index: str, pid: int) -> dict[str, list[str]]:
             for name in consumers:
                 if (name.decode() if isinstance(name, bytes) else name).endswith(f"-{pid}"):
                     pending = stage.log.redis.xpending_range(key, GROUP, "-", "+", 2000, consumername=name)
-                    found[key] = [one["message_id"] for one in pending]
+                    found[key] = [one["message_id"] for one in pending if _is_held(one, lease)]
     return {key: ids for key, ids in found.items() if ids}
+
+
+def _is_held(entry: dict[str, Any], lease: float) -> bool:
+    return bool(entry["times_delivered"]) and entry["time_since_delivered"] < lease * 1000
 
 
 class Recovery(threading.Thread):

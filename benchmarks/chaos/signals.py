@@ -35,7 +35,7 @@ def signals(stage: Stage, seed: int, *, times: int, lease: float = 2.0) -> Outco
             await_state(lambda one=told: bool(held_by(stage, index, one.pid)), 60, "a worker at work", 0.005)
             pid = told.pid
             codes.append(crew.end(told))
-            left += len(held_by(stage, index, pid))
+            left += len(held_by(stage, index, pid, lease))
             crew.start(told)
             crew.ready(told)
         producer.finish(60)
