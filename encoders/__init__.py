@@ -15,6 +15,7 @@ from .caching import Cache
 from .chunking import Chunk, chunk
 from .fingerprint import cache_key, fingerprint, input_hash
 from .loading import import_libraries
+from .memory import keep_memory
 from .queries import QueryCache, encode_queries, query_cache, query_vectors
 from .redis_cache import RedisVectorCache
 from .registry import KINDS, load_encoder, load_matching, resolve
@@ -44,6 +45,7 @@ __all__ = [
     "fingerprint",
     "import_libraries",
     "input_hash",
+    "keep_memory",
     "load_encoder",
     "load_matching",
     "open_cache",

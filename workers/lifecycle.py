@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from ..encoders import import_libraries
+from ..encoders import import_libraries, keep_memory
 from ..errors import KnnexError, LogUnavailable
 from .alive import Pulse, beat_name
 from .app import Bell, in_memory, worker_of
@@ -59,6 +59,7 @@ def _starting(sender: Any = None, **_: Any) -> None:
     app = sender.app
     if not queues_heard(app):
         return
+    keep_memory()
     worker = worker_of(app)
     worker.preloads = pool_name(sender.pool_cls) != "prefork"
     if not worker.preloads:  # models are loaded by the children, and again by each one that takes the place of another
