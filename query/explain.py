@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from . import after, again
+from .compile import tells_width
 from .nodes import ByChild, ByParent, Knn, Match
 from .parts import Text
 
@@ -61,7 +62,8 @@ def _leg(plan: Plan, leg: Leg) -> str:
         candidates = max(leg.tree.k, leg.tree.candidates)
         found = f"{leg.name}: the {leg.tree.k} nearest by kNN{within}, from {candidates} candidates of each shard"
         if plan.dialect.product == "opensearch" and candidates > leg.tree.k:
-            found += f" (asked for as k={candidates}: this engine has no num_candidates)"
+            told = "ef_search" if tells_width(plan.dialect, leg.tree) else "k"
+            found += f" (asked for as {told}={candidates}: this engine has no num_candidates)"
         if leg.tree.oversample is not None:
             found += f", {leg.tree.oversample:g} times as many compared again by their full vectors"
         return found

@@ -93,8 +93,7 @@ def tree(plan: Plan, position: int, part: Family, by: Scoring, wanted: int) -> S
         held += [Term(join.field, part.name), _document(part, parent, join, plan.filter)]
         k = _neighbours(part.part, wanted) if isinstance(part.part, Semantic) else by.k
         chunks = part.passages if by.path is not None and part.inner else 0
-        candidates = max(k, (part.part.candidates or 0) if isinstance(part.part, Semantic) else 0)
-        by = replace(by, k=k, candidates=candidates, passages=chunks)
+        by = replace(by, k=k, candidates=max(k, by.candidates), passages=chunks)
     by = replace(by, filter=both(tuple(held)))  # type: ignore[type-var]
     source = _source(plan, part)
     if part.relation == "child":

@@ -289,7 +289,9 @@ def test_families_take_what_other_parts_take(engine: Engine, town: Town) -> None
     assert set(through.ids) == {key for owner, key in town.pairs(lambda one: True, lambda one: True) if owner in said}
 
 
-@pytest.mark.parametrize(("version", "own"), [((8, 14), {}), ((9, 5), {"k": 100})])
+@pytest.mark.parametrize(
+    ("version", "own"), [((8, 14), {"num_candidates": 100}), ((9, 5), {"k": 100, "num_candidates": 200})]
+)
 def test_elasticsearch_is_asked_in_the_query_form(version: tuple[int, ...], own: dict[str, int]) -> None:
     """Its embedded distribution lacks the module; the clauses it would get are those its documentation has."""
     stored = Stored("town-000001", town_spec("town"), {name: Resolved(DIMS, "f" * 32) for name in ("v", "c")})
@@ -304,7 +306,6 @@ def test_elasticsearch_is_asked_in_the_query_form(version: tuple[int, ...], own:
     knn = nested["query"]["knn"]
     assert {key: knn[key] for key in knn.keys() - {"filter", "query_vector"}} == {
         "field": "c.vector",
-        "num_candidates": 100,
         **own,
     }
     alive = {"bool": {"must_not": [{"term": {"_knnex.deleted": True}}]}}

@@ -274,17 +274,19 @@ def again(query: Any, by: Any, window: int = 5) -> dict[str, Any]:
         ({"knn": KNN | {"k": 5, "num_candidates": 50, "filter": RECENT}},
          Query().semantic("v", vector=Q1, k=5, candidates=50).where(F.year >= 1990)),
         ({"query": {"knn": KNN | {"similarity": 0.5}}}, Query().semantic("v", vector=Q1, min_similarity=0.5)),
-        ({"query": OS_KNN}, Query().semantic("v", vector=Q1, k=5, candidates=5)),
+        ({"query": OS_KNN}, Query().semantic("v", vector=Q1, k=5, candidates=100)),
+        ({"query": {"knn": {"v": {"vector": Q1, "k": 5, "method_parameters": {"ef_search": 20}}}}},
+         Query().semantic("v", vector=Q1, k=5, candidates=20)),
         ({"knn": {"field": "c.vector", "query_vector": Q1, "inner_hits": {"size": 2}}},
          Query().semantic("c", vector=Q1).passages(2)),
         (
             {"query": {"nested": {"path": "c", "query": {"knn": {"c.vector": {"vector": Q1, "k": 5}}}}}},
-            Query().semantic("c", vector=Q1, k=5, candidates=5).passages(0),
+            Query().semantic("c", vector=Q1, k=5, candidates=100).passages(0),
         ),
         (again(OS_KNN, KNN_SCRIPT), Query().semantic("v", vector=Q1, k=5, candidates=5, oversample=1.0)),
         (  # a filter beside a kNN clause, which an engine applies afterwards, becomes strict
             {"query": {"bool": {"must": [OS_KNN], "filter": [RECENT], "must_not": {"term": {"genre": "noir"}}}}},
-            Query().semantic("v", vector=Q1, k=5, candidates=5).where(F.year >= 1990, F.genre != "noir"),
+            Query().semantic("v", vector=Q1, k=5, candidates=100).where(F.year >= 1990, F.genre != "noir"),
         ),
         (  # scores that are added up
             {"query": {"bool": {"should": [{"knn": KNN | {"boost": 0.7}}, {"match": {"plot": "moon"}}]}}},
@@ -320,18 +322,18 @@ def again(query: Any, by: Any, window: int = 5) -> dict[str, Any]:
              "search_pipeline": {"phase_results_processors": [{"normalization-processor": {
                  "normalization": {"technique": "l2"},
                  "combination": {"technique": "arithmetic_mean", "parameters": {"weights": [0.3, 0.7]}}}}]}},
-            Query("moon").lexical("plot", weight=0.3).semantic("v", vector=Q1, k=5, candidates=5, weight=0.7)
+            Query("moon").lexical("plot", weight=0.3).semantic("v", vector=Q1, k=5, candidates=100, weight=0.7)
             .where(F.year >= 1990).fuse("weighted", normalise="l2", window=60, native=True),
         ),
         ({"query": {"hybrid": {"queries": [MATCH, OS_KNN]}}},
-         Query("moon").lexical("plot").semantic("v", vector=Q1, k=5, candidates=5).fuse("weighted")),
+         Query("moon").lexical("plot").semantic("v", vector=Q1, k=5, candidates=100).fuse("weighted")),
         (
             {"query": {"script_score": {"query": RECENT, "script": {
                 "source": "cosineSimilarity(params.q, 'v') + 1.0", "params": {"q": Q1}}}}},
             Query().semantic("v", vector=Q1, exact=True).where(F.year >= 1990),
         ),
         ({"query": {"neural": {"v": {"query_text": "moon", "model_id": "x", "k": 5}}}},
-         Query().semantic("v", "moon", k=5, candidates=5)),
+         Query().semantic("v", "moon", k=5, candidates=100)),
         ({"knn": {"field": "v", "query_vector_builder": {"text_embedding": {"model_id": "x", "model_text": "moon"}}}},
          Query().semantic("v", "moon")),
         (
@@ -519,7 +521,7 @@ def test_what_elasticsearch_dsl_builds_is_read_too() -> None:
 def test_a_family_comes_back_without_what_plans_write_into_it() -> None:
     query = (
         Query()
-        .by_child("review", Query().semantic("v", vector=Q1, k=7, candidates=7).where(F.stars > 3), inner=2)
+        .by_child("review", Query().semantic("v", vector=Q1, k=7, candidates=100).where(F.stars > 3), inner=2)
         .where(F.city == "Rome")
     )
     stored = Stored(

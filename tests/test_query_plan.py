@@ -93,7 +93,7 @@ def test_explain_says_each_step_and_why() -> None:
         "vectors of the examples",
         "1 given as texts",
         "OpenSearch 3.6.0",
-        "k=100",
+        "ef_search=100",
         "title^2",
         "fuse",
     ):

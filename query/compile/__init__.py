@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...engines import Dialect
 from .base import Body, Compiler, Decline, Page
 from .elasticsearch import ElasticsearchCompiler
-from .opensearch import OpenSearchCompiler
+from .opensearch import OpenSearchCompiler, tells_width
 
 COMPILERS: dict[str, type[Compiler]] = {"elasticsearch": ElasticsearchCompiler, "opensearch": OpenSearchCompiler}
 
@@ -15,4 +15,4 @@ def compiler_for(dialect: Dialect) -> Compiler:
     return COMPILERS[dialect.product](dialect)
 
 
-__all__ = ["COMPILERS", "Body", "Compiler", "Decline", "Page", "compiler_for"]
+__all__ = ["COMPILERS", "Body", "Compiler", "Decline", "Page", "compiler_for", "tells_width"]

@@ -1,4 +1,4 @@
-"""What only OpenSearch writes so: `knn` as a query, whose k counts per shard and is the breadth of the search too."""
+"""What only OpenSearch writes so: `knn` as a query, whose k counts per shard, and its `ef_search` for candidates."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TypeGuard
 
 import numpy as np
 
+from ...engines import Dialect
 from ...engines.opensearch import OpenSearch
 from ..nodes import And, Filter, Knn, Lookup, Nested, Not, Or, RawDsl, Scoring
 from ..values import MAX_K
@@ -15,6 +16,8 @@ from .base import Body, Compiler, Page
 # Since then a filter is evaluated on the document and not on its chunks (k-NN pull request 2990).
 _FILTERS_ON_ROOT = (3, 5)
 _EXPANDS_CHUNKS = (2, 19)
+# Before, an index alone said how wide its graph is searched, and more only came with a larger k.
+_WIDTH_SINCE = (2, 16)
 # Before, the script scored a cosine as 1 + cos (k-NN pull request 2357).
 _SCORES = (2, 19)
 
@@ -28,11 +31,14 @@ class OpenSearchCompiler(Compiler):
         return 2.2 if self.dialect.version >= (3,) else 1.0
 
     def visit_knn(self, node: Knn) -> Body:
-        """There is no `num_candidates`: k neighbours are asked of each shard, and the best of them are kept."""
+        """`num_candidates` is called `ef_search`; or so many neighbours are asked of each shard, and the best kept."""
         if node.exact:
             return {"query": self._exact(node)}
         self._check_filter(node)
-        knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": max(node.k, node.candidates)}
+        width = max(node.k, node.candidates)
+        knn: Body = {"vector": np.asarray(node.vector, dtype=np.float32), "k": width}
+        if tells_width(self.dialect, node):
+            knn |= {"k": node.k, "method_parameters": {"ef_search": width}}
         if node.filter is not None:
             knn["filter"] = self.strictly(node.filter)
         if node.oversample is not None:
@@ -109,6 +115,11 @@ class OpenSearchCompiler(Compiler):
                 "before 3.5 negations and nested filters are evaluated on the chunks and not on their document",
                 "update to 3.5, or filter by plain comparisons, or embed without chunks",
             )
+
+
+def tells_width(dialect: Dialect, node: Knn) -> bool:
+    """Whether candidates are told apart from k; what is compared again by full vectors is k of the first search."""
+    return dialect.version >= _WIDTH_SINCE and node.oversample is None and not node.quantized
 
 
 def score_of(similarity: float, metric: str) -> float:

@@ -27,6 +27,8 @@ _CLAUSE = (
 )  # fmt: skip
 _SCRIPT = re.compile(r"\b(?:cosineSimilarity|dotProduct|l2norm)\(\s*params\.(\w+)\s*,\s*(?:doc\[)?['\"]([^'\"]+)['\"]")
 _CHUNKED = ".vector"
+# `index.knn.algo_param.ef_search`, unless an index says otherwise.
+_EF_SEARCH = 100
 
 
 def embedding(path: str, spec: Spec | None) -> str:
@@ -94,14 +96,20 @@ def _knn(body: Clause, spec: Spec | None) -> Ranking:
     path, said = found
     only(said, "knn", *_CLAUSE, way_out="leave it out: a plan chooses how a graph is searched")
     name, k = embedding(path, spec), said.get("k")
-    part = Semantic(name, vector=_vector(said.get("vector")), k=k, candidates=k)
+    width = (said.get("method_parameters") or {}).get("ef_search") or _width(k)
+    part = Semantic(name, vector=_vector(said.get("vector")), k=k, candidates=width)
     if (rescored := said.get("rescore")) and isinstance(rescored, Mapping):
-        part = replace(part, oversample=rescored.get("oversample_factor"))
+        part = replace(part, oversample=rescored.get("oversample_factor"), candidates=k)
     if "min_score" in said:
         part = replace(part, min_similarity=_similarity(float(said["min_score"]), name, spec))
     if "max_distance" in said:
         part = replace(part, min_similarity=_within(float(said["max_distance"]), name, spec))
     return Ranking((Leg(part, read_filters(said.get("filter") or []), _chunks(path, None)).times(boost_of(said)),))
+
+
+def _width(k: Any) -> Any:
+    """How wide OpenSearch searches where the clause does not say it, nor the index."""
+    return max(k, _EF_SEARCH) if isinstance(k, int) else k
 
 
 def _metric(name: str, spec: Spec | None) -> str:
@@ -135,7 +143,7 @@ def _neural(body: Clause, spec: Spec | None) -> Ranking:
         raise cannot("a neural clause without query_text", "embed the images, and rank by semantic(vector=...)")
     only(found[1], "neural", "query_text", "model_id", "k", "filter")
     k = found[1].get("k")
-    part = Semantic(embedding(found[0], spec), found[1]["query_text"], k=k, candidates=k)
+    part = Semantic(embedding(found[0], spec), found[1]["query_text"], k=k, candidates=_width(k))
     return Ranking((Leg(part, read_filters(found[1].get("filter") or [])).times(boost_of(found[1])),))
 
 
@@ -186,7 +194,7 @@ def rescored(query: Query, given: Any, spec: Spec | None) -> Query:
         raise cannot("a rescore by something else than the full vectors of what was searched", "use rerank()")
     if given.get("window_size", 10) < (part.k or 0):
         raise cannot("a rescore of fewer than the k that were found", "make its window as large")
-    return replace(query, parts=(replace(part, oversample=1.0),))
+    return replace(query, parts=(replace(part, oversample=1.0, candidates=part.k),))
 
 
 @reads("script_score")
