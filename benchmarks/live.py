@@ -1,6 +1,7 @@
 """What the log and the worker cost, what an unchanged corpus costs, and how soon a document is found.
 
     make bench-live ARGS="--engine opensearch --documents 1500 --rounds 5"
+    make bench-live ARGS="--only overhead --rounds 15"
 
 Ratios of one run: documents sent again unchanged beside their first time, at once and for the last of many times; the
 same where all are sent all the same, and beside the writing of ready vectors, which that cannot save (each document
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import uuid4
 
 import bench
@@ -75,16 +77,18 @@ def processor(servers: Sequence[int]) -> float:
 class Live(ingest.Bench):
     """The ways of `ingest.py` that are asked for here, metered."""
 
-    def __init__(self, cluster: Cluster, texts: list[str], servers: Sequence[int]) -> None:
+    def __init__(self, cluster: Cluster, texts: list[str], servers: Sequence[int], again: bool = True) -> None:
         super().__init__(cluster, texts)
-        self.meter = Meter(len(texts), servers)
+        self.meter, self.again = Meter(len(texts), servers), again
 
     def twice(self, number: int) -> float:
-        """Through the log, and again and again unchanged; the first time is the figure."""
+        """Through the log, and, where that is asked for, again and again unchanged; the first time is the figure."""
 
         def work(name: str, documents: list[dict[str, str]]) -> None:
             index = self.cluster.index(name)
             self.meter.run(THROUGH, lambda: self._complete(index.ingest(documents)))
+            if not self.again:
+                return
             self.meter.run(AGAIN, lambda: self._unchanged(index.ingest(documents), len(documents)))
             for _ in range(TIMES - 2):
                 self._unchanged(index.ingest(documents), len(documents))
@@ -142,29 +146,34 @@ def freshness(cluster: Cluster, name: str, count: int) -> list[float]:
     return found
 
 
-def summary(meter: Meter, seconds: list[float]) -> dict[str, object]:
-    """The ratios, by time and by processor."""
+def summary(meter: Meter, seconds: Sequence[float]) -> dict[str, Any]:
+    """The ratios, by time and by processor, of what was measured."""
     rates, costs = meter.rates, meter.costs
-    p50 = statistics.median(seconds)
-    return {
+    made: dict[str, Any] = {
         "docs_per_second": {name: [round(one, 1) for one in each] for name, each in rates.items()},
         "processor_ms_per_document": {name: [round(one, 2) for one in each] for name, each in costs.items()},
         "ratios": {
+            "C14 log and worker / inline": bench.ratio(rates[THROUGH], rates[INLINE]),
+            "C14 the same, by processor": bench.ratio(costs[INLINE], costs[THROUGH]),
+        },
+    }
+    if AGAIN in rates:
+        made["ratios"] |= {
             "C13 sent again unchanged / first time": bench.ratio(rates[AGAIN], rates[THROUGH]),
             f"C13 the same, {TIMES} times over": bench.ratio(rates[OFTEN], rates[THROUGH]),
             "C13 the same, by processor": bench.ratio(costs[THROUGH], costs[AGAIN]),
             "all sent again / first time": bench.ratio(rates[ALL_AGAIN], rates[THROUGH]),
             "all sent again / writing alone": bench.ratio(rates[ALL_AGAIN], rates[WRITING]),
-            "C14 log and worker / inline": bench.ratio(rates[THROUGH], rates[INLINE]),
-            "C14 the same, by processor": bench.ratio(costs[INLINE], costs[THROUGH]),
-        },
-        "freshness_seconds": {
+        }
+    if seconds:
+        p50 = statistics.median(seconds)
+        made["freshness_seconds"] = {
             "p50": round(p50, 3),
             "p95": round(statistics.quantiles(seconds, n=20)[18], 3),
             "documents": len(seconds),
             "C15 p50 / refresh interval": round(p50 / REFRESH, 3),
-        },
-    }
+        }
+    return made
 
 
 def main() -> None:
@@ -174,21 +183,25 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--single", type=int, default=60, help="documents sent one by one for the freshness")
+    parser.add_argument("--only", choices=["overhead"], help="log and worker beside inline, and nothing else: C14")
     options = parser.parse_args()
     texts = ingest.texts_of(options.texts, options.documents)
     with bench.servers(options.engine) as running, connect(running.engine_url, redis_url=running.redis_url) as cluster:
-        work = Live(cluster, texts, running.pids)
-        ways = {THROUGH: work.twice, INLINE: work.here, WRITING: work.ready_made}
+        whole = options.only is None
+        work = Live(cluster, texts, running.pids, again=whole)
+        ways = {THROUGH: work.twice, INLINE: work.here} | ({WRITING: work.ready_made} if whole else {})
         for way in ways.values():
             way(10**6)
         work.meter.clear()
         _, probes = bench.rounds(ways, options.rounds)
-        cluster.create(work.spec("fresh"))
-        freshness(cluster, "fresh", 5)
-        seconds = freshness(cluster, "fresh", options.single)
-        cluster.drop("fresh")
+        seconds = []
+        if whole:
+            cluster.create(work.spec("fresh"))
+            freshness(cluster, "fresh", 5)
+            seconds = freshness(cluster, "fresh", options.single)
+            cluster.drop("fresh")
         engine = str(cluster.engine.dialect)
-    result = {
+    result: dict[str, Any] = {
         "engine": engine,
         "texts": f"{len(texts)} {options.texts} docstrings",
         "rounds": options.rounds,
@@ -196,10 +209,15 @@ def main() -> None:
         "probe_spread": round(max(probes) / min(probes), 3),
     }
     print(
-        *(f"{name:<50} {one}" for part in ("ratios", "freshness_seconds") for name, one in result[part].items()),
+        *(
+            f"{name:<50} {one}"
+            for part in ("ratios", "freshness_seconds")
+            for name, one in result.get(part, {}).items()
+        ),
         sep="\n",
-    )  # type: ignore[attr-defined]
-    print("kept:", bench.keep(f"live-{options.engine}-{options.texts}", result).name)
+    )
+    only = f"-{options.only}" if options.only else ""
+    print("kept:", bench.keep(f"live-{options.engine}-{options.texts}{only}", result).name)
 
 
 if __name__ == "__main__":
