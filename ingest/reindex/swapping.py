@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -134,7 +134,7 @@ class Swapping(Filling):
 
     def _cut(self, comparer: Comparer, began: float) -> bool:
         """The last changes, with writes refused; whether it was done in time."""
-        self._mended(comparer)
+        self._mended(comparer, last=True)
         counted = self.pool.submit(self._count, comparer.source.index)  # while the target's graphs are made
         heads = self._heads(comparer.target.index)
         if counted.result() != self._count(comparer.target.index):
@@ -147,9 +147,10 @@ class Swapping(Filling):
         self._move(comparer.source.index, comparer.target.index, heads)
         return True
 
-    def _mended(self, comparer: Comparer, *, deletes: bool = True) -> int:
+    def _mended(self, comparer: Comparer, *, deletes: bool = True, last: bool = False) -> int:
         """What has changed since is made the same, lower versions too: nothing is compared after this, and without
-        `deletes` those are left to the next time; how many there were."""
+        `deletes` those are left to the next time; how many there were. The `last` time graphs are made of what was
+        mended while it is asked what was deleted."""
         heads, waiting, count = self._heads(comparer.source.index), list[Place](), 0
         behind, page = self._cursor.behind(heads), self.options.page
         total = sum(behind.values())
@@ -164,7 +165,7 @@ class Swapping(Filling):
                     del waiting[:page]
                 self.tell(Step("swap", count, max(count, total)))
             # All shards' last ones together, and what is gone is removed meanwhile: writers may be waiting.
-            mending.append(self.pool.submit(comparer.mend, waiting))
+            mending.append(self.pool.submit(self._mend, comparer, waiting, last))
             gone = comparer.remove(comparer.suspects(heads)) if deletes else Compared()
         finally:
             self.report += sum((one.result() for one in mending), Compared())
@@ -173,6 +174,12 @@ class Swapping(Filling):
         self._refuse(self.report.compared.refused)
         self.report += gone
         return count
+
+    def _mend(self, comparer: Comparer, places: Sequence[Place], shown: bool) -> Compared:
+        done = comparer.mend(places)
+        if shown and places:
+            self._ask(partial(feed.refresh, comparer.target.index))
+        return done
 
     def _count(self, index: str) -> int:
         counted: int = self._ask(partial(count, index))
