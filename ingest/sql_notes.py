@@ -68,6 +68,8 @@ class SqlNotes(SqlLink):
 
     def doubted(self, index: str, positions: Sequence[str]) -> set[str]:
         """Those that were being tried."""
+        if not positions:
+            return set()
         with self.reading() as connection:
             return set(positions) & _numbers(connection, index, "suspect").keys()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -20,7 +20,7 @@ from typing import Any
 
 from ..engines import Engine
 from ..errors import EncoderError, EngineError
-from ..ingest import BatchReport, Delivered, Event, EventLog, Patience, Target
+from ..ingest import BatchReport, Delivered, Event, EventLog, Target
 from ..ingest.apply import prepare_all, write_prepared
 from ..ingest.prepare import Prepared
 from ..ingest.reindex.orders import prepare_copies, whole_copy, write_copy
@@ -76,12 +76,13 @@ class Suspects:
         deadline: float,
         stop: threading.Event,
         finish_writing: Callable[[], object],
-        patience: Patience | None = None,
+        asking: Mapping[str, Any],
     ) -> None:
         self._log, self._engine, self._books, self._heartbeat = log, engine, books, heartbeat
         self._quarantine, self._deadline, self._stop = quarantine, deadline, stop
         self._finish_writing = finish_writing
-        self._asking: dict[str, Any] = {"patience": patience, "sleep": stop.wait}
+        # How long a busy engine is asked again.
+        self._asking = asking
         self._target: Target | None = None
         # In their order; the first one is being tried if there is a trial.
         self._left: Sequence[Delivered] = ()

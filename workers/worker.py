@@ -17,6 +17,7 @@ from ..engines.places import access, engine_url, log_url
 from ..errors import EngineBusy, EngineUnreachable, KnnexError, LogUnreachable
 from ..ingest import EventLog, Lane, Target, open_log
 from ..ingest.log import DRAINED, URGENT
+from ..ingest.patience import ask_again, delays_within
 from ..settings import Settings
 from .books import DrainReport
 from .drain import drain
@@ -108,18 +109,17 @@ class Worker:
         Servers that do not answer are waited for, as the settings say. Raises LogUnavailable, EngineUnreachable,
         EngineBusy, AccessDenied.
         """
-        until, delay, told = time.monotonic() + self.settings.start_wait, _LOOK_SOON, ""
-        while True:
-            try:
-                return self._begin()
-            except (EngineBusy, EngineUnreachable, LogUnreachable) as error:
+        wait, told = self.settings.start_wait, set[str]()
+        until = time.monotonic() + wait
+
+        def tell(error: KnnexError, _: float) -> None:
+            if str(error) not in told:
+                told.add(str(error))
                 left = until - time.monotonic()
-                if left <= 0 or self.stop.stopping:
-                    raise
-                if told != (told := str(error)):
-                    log.warning("%s; asked again for %.0f s", error, left, extra={"action": "start_waits"})
-            self.stop.wait(min(delay, left))
-            delay = min(_LOOK_AGAIN, delay * 2)
+                log.warning("%s; asked again for %.0f s", error, left, extra={"action": "start_waits"})
+
+        away = (EngineBusy, EngineUnreachable, LogUnreachable)
+        ask_again(self._begin, away, delays_within(wait, _LOOK_SOON, _LOOK_AGAIN), tell, self.stop.wait)
 
     def _begin(self) -> None:
         self.log.check()
