@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .events import Event
@@ -26,16 +26,31 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What the log still holds; `low_water` is the oldest position not settled, None when all are."""
+    """What the log still holds; `low_water` is the oldest position not settled, None when all are.
+
+    Of an index it has those of its `lanes`, where anything was ever in them.
+    """
 
     undelivered: int
     pending: int
     low_water: str | None
+    lanes: Mapping[Lane, Backlog] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def over(cls, lanes: Mapping[Lane, Backlog]) -> Backlog:
+        """That of all these lanes."""
+        low = min((one.low_water for one in lanes.values() if one.low_water), key=version_of, default=None)
+        undelivered = sum(one.undelivered for one in lanes.values())
+        return cls(undelivered, sum(one.pending for one in lanes.values()), low, lanes)
 
     @property
     def total(self) -> int:
         """Events accepted and not yet settled."""
         return self.undelivered + self.pending
+
+    def of(self, *lanes: Lane) -> Backlog:
+        """What these lanes still hold."""
+        return Backlog.over({lane: self.lanes[lane] for lane in lanes if lane in self.lanes})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +150,8 @@ class EventLog(Protocol):
         """In one step: drop these positions from the log, keep what is buried, add to the index's counters."""
         ...
 
-    def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
-        """What is not settled yet, in one lane or in all."""
+    def backlog(self, index: str) -> Backlog:
+        """What is not settled yet, and of that in each lane."""
         ...
 
     def unsettled(self, index: str, lane: Lane, after: str | None, most: int) -> list[tuple[str, str]]:
@@ -250,6 +265,4 @@ class EventLog(Protocol):
 
 def unwritten(log: EventLog, index: str) -> Backlog:
     """Of what producers sent, what is not settled yet."""
-    lanes = [log.backlog(index, lane) for lane in WRITES]
-    low = min((one.low_water for one in lanes if one.low_water), key=version_of, default=None)
-    return Backlog(sum(one.undelivered for one in lanes), sum(one.pending for one in lanes), low)
+    return log.backlog(index).of(*WRITES)

@@ -236,24 +236,22 @@ class RedisLog(RedisStreams):
                     pipeline.hincrby(key_of(index, "counts"), name, more)
             pipeline.execute()
 
-    def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
+    def backlog(self, index: str) -> Backlog:
         """Counted from the streams themselves: the group's own `lag` is absent or null on some servers."""
-        lanes = (lane,) if lane else LANES
-        answers = self._with_group(index, lambda: self._lengths(index, lanes))
-        undelivered = held = 0
-        first: list[str] = []
-        for place, one in enumerate(lanes if answers else ()):
+        answers = self._with_group(index, lambda: self._lengths(index))
+        lanes: dict[Lane, Backlog] = {}
+        for place, lane in enumerate(LANES if answers else ()):
             length, pending, oldest = answers[3 * place : 3 * place + 3]
             # More than there are where somebody trimmed the stream: whoever takes next notes that.
-            mine = int(pending["pending"])
-            undelivered, held = undelivered + max(0, length - mine), held + mine
-            first += [placed(at, one) for at, _ in oldest]
-        return Backlog(undelivered, held, min(first, key=version_of, default=None))
+            held = int(pending["pending"])
+            first = placed(oldest[0][0], lane) if oldest else None
+            lanes[lane] = Backlog(max(0, length - held), held, first)
+        return Backlog.over(lanes)
 
-    def _lengths(self, index: str, lanes: Sequence[Lane]) -> list[Any]:
+    def _lengths(self, index: str) -> list[Any]:
         # No transaction: a full Redis takes none.
         with self.talking(), self.redis.pipeline(transaction=False) as pipeline:
-            for one in lanes:
+            for one in LANES:
                 key = stream(index, one)
                 pipeline.xlen(key).xpending(key, GROUP).xrange(key, count=1)
             return list(pipeline.execute())

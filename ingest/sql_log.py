@@ -22,7 +22,7 @@ except ImportError:
 
 from .events import id_in, load
 from .log import DRAINED, Backlog, Buried, Delivered
-from .positions import Lane, version_of
+from .positions import LANES, Lane, version_of
 from .redis_notes import dump_buried
 from .sql_lanes import SqlLanes
 from .sql_link import clock
@@ -104,7 +104,7 @@ class SqlLog(SqlLanes):
                 if more:
                     add(connection, index, "count", name, more)
 
-    def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
+    def backlog(self, index: str) -> Backlog:
         """Of what was appended, what is not settled; in one statement, so that all of it is of one moment."""
         held = sa.select(sa.func.count()).where(pending.c.index == lanes.c.index, pending.c.lane == lanes.c.lane)
         first = sa.select(sa.func.min(events.c.place)).where(
@@ -112,21 +112,24 @@ class SqlLog(SqlLanes):
         )
         query = (
             sa.select(
+                lanes.c.lane,
                 (lanes.c.appended - groups.c.settled).label("left"),
                 held.scalar_subquery().label("held"),
                 first.scalar_subquery().label("first"),
             )
             .join(groups, sa.and_(groups.c.index == lanes.c.index, groups.c.lane == lanes.c.lane))
-            .where(of(lanes, index, None if lane is None else number_of(lane)))
+            .where(of(lanes, index))
         )
         with self.reading() as connection:
             # Where no event is left, somebody may have deleted one that nobody had taken.
             rows = [row for row in connection.execute(query) if row.first is not None]
-        low = min((int(row.first) for row in rows), default=None)
-        return Backlog(
-            sum(max(0, int(row.left) - int(row.held)) for row in rows),
-            sum(int(row.held) for row in rows),
-            None if low is None else position_at(low),
+        return Backlog.over(
+            {
+                LANES[row.lane]: Backlog(
+                    max(0, int(row.left) - int(row.held)), int(row.held), position_at(int(row.first))
+                )
+                for row in rows
+            }
         )
 
     def unsettled(self, index: str, lane: Lane, after: str | None, most: int) -> list[tuple[str, str]]:

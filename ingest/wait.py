@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..errors import EngineBusy, EngineUnreachable, IngestIncomplete, LogUnavailable
 from ..settings import settings
 from .log import Backlog, EventLog
+from .patience import ask_again, delays_within
 from .positions import WRITES, Lane, version_of
 from .tally import Tally
 
@@ -51,15 +52,9 @@ class Waiting:
 
     def steadily(self, ask: Callable[[], T]) -> T:
         """Ask until there is an answer, as long as a log or an engine may need to come up again."""
-        until = time.monotonic() + _RESTART * self.patience
-        while True:
-            try:
-                return ask()
-            except (LogUnavailable, EngineUnreachable, EngineBusy) as error:
-                if time.monotonic() > until:
-                    raise
-                self.tell(str(error))
-                self.sleep(_LONGEST)
+        away = (LogUnavailable, EngineUnreachable, EngineBusy)
+        delays = delays_within(_RESTART * self.patience, _LONGEST, _LONGEST)
+        return ask_again(ask, away, delays, lambda error, _: self.tell(str(error)), self.sleep)
 
     def tell(self, reason: str) -> None:
         """Say why it takes longer, once."""
@@ -103,7 +98,8 @@ class Waiting:
             self.sleep(min(_LONGEST, max(_SHORTEST, idle / 4)))
 
     def _look(self) -> tuple[Backlog, Backlog]:
-        return self.log.backlog(self.index, self.lane), self.log.backlog(self.index)
+        whole = self.log.backlog(self.index)
+        return whole.of(self.lane), whole
 
     def _show(self, backlog: Backlog) -> None:
         now = self.steadily(lambda: self.log.counts(self.index))
@@ -137,7 +133,8 @@ class Waiting:
 
     def _paused(self) -> str | None:
         """Why workers leave alone what we wait for: the index, its lane, or what has to be settled before an update."""
-        before = [lane for lane in WRITES if self.lane == "updates" and self.log.backlog(self.index, lane).total]
+        held = self.log.backlog(self.index)
+        before = [lane for lane in WRITES if self.lane == "updates" and held.of(lane).total]
         reasons = [self.log.paused(self.index), *(self.log.paused(self.index, lane) for lane in [self.lane, *before])]
         return next((reason for reason in reasons if reason), None)
 

@@ -83,7 +83,7 @@ def test_live_events_go_before_a_backfill(log: RedisLog, index_name: str) -> Non
     log.append([event(index_name, f"b{number}") for number in range(5)], "backfill")
     log.append([event(index_name, f"l{number}") for number in range(3)])
     assert [one.event.id for one in log.take(index_name, "a", 4, 60)] == ["l0", "l1", "l2", "b0"]
-    assert (log.backlog(index_name, "live").pending, log.backlog(index_name, "backfill").undelivered) == (3, 4)
+    assert (log.backlog(index_name).of("live").pending, log.backlog(index_name).of("backfill").undelivered) == (3, 4)
     assert [one.event.id for one in log.take(index_name, "a", 9, 60, ("live",))] == []
     assert len(log.take(index_name, "a", 9, 60, ("backfill",))) == 4
 
@@ -179,7 +179,7 @@ def test_a_lane_is_paused_by_itself(engine: Engine, index_name: str, minilm: str
     log.append([event(index_name, "l", title="x")])
     log.pause(index_name, by_hand(), "backfill")
     drain(log, Targets(engine), consumer="a")
-    assert (log.backlog(index_name, "live").total, log.backlog(index_name, "backfill").total) == (0, 1)
+    assert (log.backlog(index_name).of("live").total, log.backlog(index_name).of("backfill").total) == (0, 1)
     log.pause(index_name, None, "backfill")
     log.pause(index_name, by_hand("ann"))
     drain(log, Targets(engine), consumer="a")

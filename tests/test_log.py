@@ -317,10 +317,10 @@ def test_lanes_have_one_order_and_live_events_go_first(log: EventLog, index: str
     assert versions == sorted(set(versions))
     assert [split(position)[2] for position in (early, *live, late)] == ["backfill", "live", "live", "backfill"]
     assert log.backlog(index) == Backlog(4, 0, early)
-    assert log.backlog(index, "live") == Backlog(2, 0, live[0])
-    assert log.backlog(index, "updates") == Backlog(0, 0, None)
+    assert log.backlog(index).of("live") == Backlog(2, 0, live[0])
+    assert log.backlog(index).of("updates") == Backlog(0, 0, None)
     assert positions_of(log.take(index, "a", 3, 60)) == [*live, early]
-    assert log.backlog(index, "backfill") == Backlog(1, 1, early)
+    assert log.backlog(index).of("backfill") == Backlog(1, 1, early)
     assert log.take(index, "a", 3, 60, lanes=["live"]) == []
     assert positions_of(log.take(index, "a", 3, 60, lanes=["live", "backfill"])) == [late]
     log.settle(index, [early, *live])
@@ -512,7 +512,7 @@ def test_from_many_appenders_every_event_comes_once_and_in_its_order(log: EventL
             batch = log.take(index, "a", 7, 60)
             if batch and batch[0].event.op == "update":
                 # Whatever came before them is settled by now, and nothing comes later that has to be before them.
-                low = [log.backlog(index, lane).low_water for lane in LANES if lane != "updates"]
+                low = [log.backlog(index).of(lane).low_water for lane in LANES if lane != "updates"]
                 newest = max(version_of(one.position) for one in batch)
                 assert all(version_of(position) > newest for position in low if position)
             taken += positions_of(batch)

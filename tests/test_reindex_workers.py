@@ -183,7 +183,7 @@ def test_what_is_written_meanwhile_wins_over_copies_of_the_same_documents(
         """When the copies of these documents are in the log, and nobody has taken one."""
         if step.name != "copy" or not step.done or began.is_set():
             return
-        until(lambda: log.backlog(index, "copies").undelivered == 20)
+        until(lambda: log.backlog(index).of("copies").undelivered == 20)
         log.append([Event(index, "1", "upsert", film(1, title="robot")), Event(index, "2", "delete", {})])
         log.append([Event(index, "3", "update", {"title": "human"})])
         log.append([Event(index, "4", "upsert", film(4, title="a mat"))], "backfill")

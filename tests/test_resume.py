@@ -288,7 +288,7 @@ def test_backfills_keep_out_of_the_way_of_live_events(
     for lane, documents in (("backfill", read_files([path], spec)), ("live", [{"id": "live", "title": "x"}])):
         with pytest.raises(IngestIncomplete, match="no worker is running"):
             ingest(engine, spec, documents, log, lane=lane, patience=0.1)
-    assert [(one, log.backlog(spec.index, one).total) for one in ("live", "backfill", "updates")] == [
+    assert [(one, log.backlog(spec.index).of(one).total) for one in ("live", "backfill", "updates")] == [
         ("live", 1), ("backfill", 3), ("updates", 0)
     ]  # fmt: skip
     assert [one.event.id for one in log.take(spec.index, "me", 10, 60.0)] == ["live", "0", "1", "2"]

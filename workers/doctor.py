@@ -178,8 +178,9 @@ def _preflight(engine: Engine, log: EventLog, stored: Stored) -> Iterator[Findin
 
 
 def _backlog(log: EventLog, name: str) -> Iterator[Finding]:
-    lanes = {lane: log.backlog(name, lane).total for lane in LANES}
-    waiting, buried = sum(lanes.values()), log.counts(name).get("buried", 0)
+    held = log.backlog(name)
+    lanes = {lane: held.of(lane).total for lane in LANES}
+    waiting, buried = held.total, log.counts(name).get("buried", 0)
     each = ", ".join(f"{count:,} {lane}" for lane, count in lanes.items() if count)
     yield Finding(name, "events", "ok", f"{waiting:,} wait in the log" + (f": {each}" if each else ""))
     if feed := feed_lag(log, name):

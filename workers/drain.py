@@ -132,7 +132,7 @@ class _Drain(Books):
         self.writing: Future[None] | None = None
         self.suspects = Suspects(
             log, targets.engine, self, heartbeat, quarantine, deadline=deadline, stop=stop,
-            finish_writing=self.finish_writing, patience=patience,
+            finish_writing=self.finish_writing, asking=self.asking,
         )  # fmt: skip
 
     def until(self, deadline: float) -> DrainReport:
@@ -249,7 +249,7 @@ class _Drain(Books):
         urgent = [lane for lane in self.lanes if lane in URGENT]
         try:
             for index in self.log.indexes():
-                if index not in self.resting:
+                if index not in self.resting and self.log.backlog(index).of(*urgent).total:
                     self._step(index, urgent)
         except Exception:  # none of it is the fault of what is being encoded; what was taken comes again
             log.debug("What is urgent could not be served", exc_info=True, extra={"action": "look_failed"})

@@ -103,10 +103,7 @@ class Sweeper(threading.Thread):
 
 def undelivered(log: EventLog, lanes: Sequence[Lane]) -> bool:
     """Whether events wait in one of these lanes of any index."""
-    every = set(lanes) == set(DRAINED)
-    return any(
-        log.backlog(index, lane).undelivered for index in log.indexes() for lane in ((None,) if every else lanes)
-    )
+    return any(log.backlog(index).of(*lanes).undelivered for index in log.indexes())
 
 
 def rest_of(log: EventLog) -> list[str]:

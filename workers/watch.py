@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from ..ingest import LANES, EventLog, Lane
+from ..ingest import LANES, Backlog, EventLog, Lane
 from ..ingest.positions import split
 from .figures import of_workers
 
@@ -95,7 +95,8 @@ class Watcher:
 
     def _index(self, name: str, workers: Mapping[str, Mapping[str, Any]], now: int) -> IndexView:
         counts, figures = self._log.counts(name), of_workers(workers, name)
-        lanes = tuple(self._lane(name, lane, figures, now) for lane in LANES)
+        backlog = self._log.backlog(name)
+        lanes = tuple(self._lane(name, lane, backlog.of(lane), figures, now) for lane in LANES)
         paused = self._log.paused(name)
         documents, settled = self._rates(name, counts, figures)
         return IndexView(
@@ -113,8 +114,7 @@ class Watcher:
             counts=counts,
         )
 
-    def _lane(self, name: str, lane: Lane, figures: Mapping[str, Any], now: int) -> LaneView:
-        backlog = self._log.backlog(name, lane)
+    def _lane(self, name: str, lane: Lane, backlog: Backlog, figures: Mapping[str, Any], now: int) -> LaneView:
         lag = max(0.0, (now - split(backlog.low_water)[0]) / 1000) if backlog.low_water else 0.0
         fresh = figures.get("fresh", {}).get(lane)
         return LaneView(lane, backlog.undelivered, backlog.pending, lag, self._log.paused(name, lane), fresh)

@@ -150,7 +150,7 @@ class Handing:
         """Until nothing up to a version is unsettled; why that is given up, if it is."""
         waited, before = 0.0, (-1, "")
         while True:
-            backlog = self.events.backlog(self.alias, "copies")
+            backlog = self.events.backlog(self.alias).of("copies")
             if backlog.low_water is None or version_of(backlog.low_water) > last:
                 return ""
             if reason := self._idle():

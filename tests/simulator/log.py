@@ -148,8 +148,13 @@ class MemoryLog:
         self.graves |= {one.position: one for one in buried}
         self._cut(lost)
 
-    def backlog(self, index: str, lane: Lane | None = None) -> Backlog:
-        mine = [at for at, one in self.entries.items() if lane in (None, one.lane)]
+    def backlog(self, index: str) -> Backlog:
+        lanes: dict[Lane, list[str]] = {}
+        for at, one in self.entries.items():
+            lanes.setdefault(one.lane, []).append(at)
+        return Backlog.over({lane: self._backlog(mine) for lane, mine in lanes.items()})
+
+    def _backlog(self, mine: list[str]) -> Backlog:
         held = sum(self.entries[at].consumer is not None for at in mine)
         return Backlog(len(mine) - held, held, min(mine, key=version_of, default=None))
 
