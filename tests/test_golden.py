@@ -156,15 +156,15 @@ def run_and_record(engine: Engine, stored: Stored, query: Query) -> tuple[Hits, 
 def _shown(body: Any) -> Any:
     if isinstance(body, tuple):
         return [_shown(line) for line in body]
-    return _rounded(orjson.loads(encode(body)))
+    return rounded(orjson.loads(encode(body)))
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """The last digits of a vector are arithmetic's, not the dialect's."""
     if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
+        return {key: rounded(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_rounded(one) for one in value]
+        return [rounded(one) for one in value]
     return round(value, 4) if isinstance(value, float) else value
 
 

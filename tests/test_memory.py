@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at once")
+
 PASSES = """
 import resource, sys
 import numpy
@@ -33,13 +35,11 @@ def faults(how: str, **environment: str) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at once")
 def test_a_batch_has_the_memory_of_the_one_before() -> None:
     anew, kept = faults("left alone"), faults("kept")
     assert kept * 20 < anew, (kept, anew)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back at once")
 def test_what_the_environment_says_of_malloc_stays() -> None:
     set_by_user = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
     # How many there are depends on how large the system makes its pages; here nearly none would be left.

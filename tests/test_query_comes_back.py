@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from query_cases import CASES
 from query_corpus import DIMS, RESOLVED, encode, unit
 from query_corpus import spec as corpus_spec
-from test_golden import FAMILY, QUERIES
+from test_golden import FAMILY, QUERIES, rounded
 from test_query_families import town_spec
 from test_query_joins import FAMILY as FAMILY_SPEC
 
@@ -53,15 +53,6 @@ DIALECTS: dict[str, Dialect] = {
     "older": Elasticsearch((8, 14, 0)),
 }
 Q1 = unit(1).tolist()
-
-
-def rounded(value: Any) -> Any:
-    """The last digits of a vector are arithmetic's."""
-    if isinstance(value, dict):
-        return {key: rounded(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [rounded(one) for one in value]
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def sent(query: Query, stored: Stored, dialect: Dialect) -> Any:
