@@ -133,8 +133,8 @@ class Waiting:
 
     def _paused(self) -> str | None:
         """Why workers leave alone what we wait for: the index, its lane, or what has to be settled before an update."""
-        held = self.log.backlog(self.index)
-        before = [lane for lane in WRITES if self.lane == "updates" and held.of(lane).total]
+        held = self.log.backlog(self.index).lanes if self.lane == "updates" else {}
+        before = [lane for lane in WRITES if lane in held and held[lane].total]
         reasons = [self.log.paused(self.index), *(self.log.paused(self.index, lane) for lane in [self.lane, *before])]
         return next((reason for reason in reasons if reason), None)
 
